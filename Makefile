@@ -70,7 +70,7 @@ browser: setup
 	@$(PY) scripts/browser.py
 
 test: setup web browser check $(call packages,tests/*) ## check, then every test
-	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 $(ARGS)
+	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 quick: setup web ## the tests that take no time
 	$(PY) -m pytest -m 'not slow' $(ARGS)

@@ -1,0 +1,25 @@
+# tests/test_packaging.py runs these commands outside Docker, in a clean directory.
+
+FROM python:3.13-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends make
+WORKDIR /src
+COPY . .
+RUN make wheel
+RUN python -m venv --without-pip /opt/collab
+RUN .venv/bin/python -m pip --python /opt/collab/bin/python install --require-hashes -r requirements-runtime.lock
+RUN .venv/bin/python -m pip --python /opt/collab/bin/python install --no-deps dist/*.whl
+
+FROM python:3.13-slim
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin collab
+RUN install -d -o 10001 -g 10001 -m 700 /data
+COPY --from=build /opt/collab /opt/collab
+ENV PATH=/opt/collab/bin:$PATH PYTHONUNBUFFERED=1
+USER collab
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+# --allow-anonymous: this version has no sign-in, so whoever reaches the port may read
+# and edit every document. Publish it to people you trust, or behind a proxy that asks.
+ENTRYPOINT ["collab", "serve", "--host", "0.0.0.0", "--allow-anonymous", "--database", "sqlite:////data/collab.db"]
