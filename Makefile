@@ -62,7 +62,7 @@ style: setup ## ruff: rules and format
 
 types: setup web/demo/node_modules/.ready ## mypy and tsc
 	$(PY) -m mypy
-	cd web/demo && npx --no-install tsc --noEmit
+	cd web/demo && npm run --silent check
 
 check: style types ## style and types
 
@@ -70,6 +70,7 @@ browser: setup
 	@$(PY) scripts/browser.py
 
 test: setup web browser check $(call packages,tests/*) ## check, then every test
+	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 quick: setup web ## the tests that take no time
