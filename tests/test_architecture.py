@@ -129,4 +129,5 @@ def test_a_module_uses_nothing_of_pycrdt_that_is_unsafe(path: Path) -> None:
 
 @each(MODULES)
 def test_a_module_is_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LINES
+    lines = path.read_text().count("\n")
+    assert lines <= LINES
