@@ -57,7 +57,7 @@ import math
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, TypeAlias
@@ -147,6 +147,7 @@ class Parsed:
     __slots__ = (
         "bounds",
         "deletes",
+        "faithful",
         "gone",
         "lows",
         "missing",
@@ -190,11 +191,18 @@ class Parsed:
         """Whether an item is anywhere else than in a list at the root."""
         self.bounds: Mapping[int, tuple[int, int]] = _NO_BOUNDS
         """The bytes of each section: offsets of its first, and behind its last."""
-        self.missing: tuple[int, int] | None = None
+        self.missing = 0, 0
         """After ``EARLY``: a client and clock that must be known before judging again
         can change the verdict. It is known when ``gate.clocks[client] > clock``."""
+        self.faithful = True
+        """After ``READY``: whether pycrdt's encoding can be trusted with it. Once it
+        is applied, ``Gate.faithful`` says so of the document."""
         self.places: dict[int, list[int]] | None = None
         """After ``READY``: where the items of ``trails`` are, if the document nests."""
+
+    def clients(self) -> Iterable[int]:
+        """Clients that it carries clocks of."""
+        return self.ranges.keys()
 
 
 def parse(update: bytes, limits: UpdateLimits = DEFAULT) -> Parsed:
@@ -967,7 +975,6 @@ class Gate:
                     return Verdict.EARLY
             if repeat and not self._has_deleted(client, deletes):
                 repeat = False
-        parsed.missing = None
         if repeat:
             return Verdict.REPEAT
 
@@ -978,6 +985,8 @@ class Gate:
                 raise QuotaExceeded("clients", self.limits.clients)
         if parsed.nested or (self.places and parsed.trails):
             parsed.places = self._find_places(parsed)
+        if self.lows or parsed.lows:
+            parsed.faithful = not self._is_cutting(parsed)
         return Verdict.READY
 
     def accept(self, parsed: Parsed) -> None:
@@ -985,8 +994,11 @@ class Gate:
         clocks = self.clocks
         if parsed.places is not None:
             self._accept_places(parsed, parsed.places)
-        if self.lows or parsed.lows:
-            self._accept_lows(parsed)
+        for client, lows in parsed.lows.items():
+            if new := lows[bisect_left(lows, clocks.get(client, 0)) :]:
+                self.lows.setdefault(client, array("I")).extend(new)
+        if not parsed.faithful:
+            self.faithful = False
         for client, ranges in parsed.ranges.items():
             end = ranges[-1]
             if end > clocks.get(client, 0):
@@ -1031,19 +1043,23 @@ class Gate:
                 [] if right & 1 else [end]
             )
 
-    def _accept_lows(self, parsed: Parsed) -> None:
-        """Take over the surrogate pairs, and see whether one is cut in half."""
-        for client, found in parsed.lows.items():
-            known = self.clocks.get(client, 0)
-            at = bisect_left(found, known)
-            if at < len(found):
-                if found[at] == known and known:
-                    self.faithful = False
-                self.lows.setdefault(client, array("I")).extend(found[at:])
-        if not self.faithful:
-            return
-        cut = self._cuts
+    def _is_cutting(self, parsed: Parsed) -> bool:
+        """Whether an update puts an edge between the halves of a surrogate pair."""
+        known = [lows for lows in (self.lows, parsed.lows) if lows]
+
+        def cut(client: int, clock: int) -> bool:
+            for lows in known:
+                own = lows.get(client)
+                if own is not None:
+                    at = bisect_left(own, clock)
+                    if at < len(own) and own[at] == clock:
+                        return True
+            return False
+
         for client, trail in parsed.trails.items():
+            # What is new may begin within a pair, where another update ended.
+            if cut(client, self.clocks.get(client, 0)):
+                return True
             for at in range(0, len(trail), _STRIDE):
                 start, how, first, first_clock, second, second_clock = trail[
                     at : at + _STRIDE
@@ -1053,20 +1069,12 @@ class Gate:
                     or (how & _RIGHT and cut(second, second_clock))
                     or cut(client, start)
                 ):
-                    self.faithful = False
-                    return
-        for client, deletes in parsed.deletes.items():
-            if client in self.lows and any(cut(client, clock) for clock in deletes):
-                self.faithful = False
-                return
-
-    def _cuts(self, client: int, clock: int) -> bool:
-        """Whether an edge before a clock is between the halves of a pair."""
-        lows = self.lows.get(client)
-        if lows is None:
-            return False
-        at = bisect_left(lows, clock)
-        return at < len(lows) and lows[at] == clock
+                    return True
+        return any(
+            cut(client, clock)
+            for client, deletes in parsed.deletes.items()
+            for clock in deletes
+        )
 
     def _find_places(self, parsed: Parsed) -> dict[int, list[int]]:
         """Find where each item of an update is: of each entry of its trails.
@@ -1146,8 +1154,7 @@ class Gate:
 
     def _accept_places(self, parsed: Parsed, places: Mapping[int, list[int]]) -> None:
         for client, types in parsed.types.items():
-            new = types[bisect_left(types, self.clocks.get(client, 0)) :]
-            if new:
+            if new := types[bisect_left(types, self.clocks.get(client, 0)) :]:
                 self.types.setdefault(client, array("I")).extend(new)
         for client, found in places.items():
             runs = self.places.get(client)
