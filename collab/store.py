@@ -25,27 +25,8 @@ from threading import RLock
 from typing import NamedTuple, TypeVar
 from zlib import crc32
 
-from sqlalchemy import (
-    JSON,
-    VARBINARY,
-    BigInteger,
-    Column,
-    Connection,
-    ForeignKey,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    insert,
-    inspect,
-    make_url,
-    select,
-    text,
-)
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, event, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -66,7 +47,7 @@ ROWS_PER_STATEMENT = 128
 KNOWN_HEADS = 100_000
 """Documents whose id and head are remembered between two appends."""
 
-metadata = MetaData(
+metadata = sa.MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s",
@@ -75,14 +56,14 @@ metadata = MetaData(
     }
 )
 
-_ID = BigInteger().with_variant(Integer, "sqlite")
-_BLOB = LargeBinary(2**32 - 1)
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_BLOB = sa.LargeBinary(2**32 - 1)
 # Names are compared byte by byte. On MySQL even the binary collations of text take
 # "a" and "a " for the same name; bytes don't.
 _NAME = (
-    String(255)
-    .with_variant(String(255, collation="C"), "postgresql")
-    .with_variant(VARBINARY(255), "mysql", "mariadb")
+    sa.String(255)
+    .with_variant(sa.String(255, collation="C"), "postgresql")
+    .with_variant(sa.VARBINARY(255), "mysql", "mariadb")
 )
 # Times are milliseconds since 1970 in UTC: the one representation that all databases
 # store, compare and return alike.
@@ -92,60 +73,60 @@ def _document_id() -> Column[int]:
     return Column(
         "document_id",
         _ID,
-        ForeignKey("documents.id", ondelete="CASCADE"),
+        sa.ForeignKey("documents.id", ondelete="CASCADE"),
         primary_key=True,
         autoincrement=False,
     )
 
 
 def _position() -> Column[int]:
-    return Column("position", BigInteger, primary_key=True, autoincrement=False)
+    return Column("position", sa.BigInteger, primary_key=True, autoincrement=False)
 
 
-documents = Table(
+documents = sa.Table(
     "documents",
     metadata,
     Column("id", _ID, primary_key=True),
     Column("name", _NAME, nullable=False, unique=True),
-    Column("head", BigInteger, nullable=False, server_default=text("0")),
-    Column("epoch", String(32), nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-    Column("deleted_at", BigInteger),
-    Column("metadata", JSON),
+    Column("head", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    Column("epoch", sa.String(32), nullable=False),
+    Column("created_at", sa.BigInteger, nullable=False),
+    Column("updated_at", sa.BigInteger, nullable=False),
+    Column("deleted_at", sa.BigInteger),
+    Column("metadata", sa.JSON),
     # Without it SQLite may give the id of a deleted document to the next one.
     sqlite_autoincrement=True,
 )
 # Design and Python say "update" and "index"; as column names both must be quoted, and
 # each database quotes differently.
-updates = Table(
+updates = sa.Table(
     "updates",
     metadata,
     _document_id(),
     _position(),
     Column("data", _BLOB, nullable=False),
-    Column("author", Text),
-    Column("at", BigInteger, nullable=False),
-    Column("crc", BigInteger, nullable=False),
+    Column("author", sa.Text),
+    Column("at", sa.BigInteger, nullable=False),
+    Column("crc", sa.BigInteger, nullable=False),
 )
-snapshots = Table(
+snapshots = sa.Table(
     "snapshots",
     metadata,
     _document_id(),
     _position(),
     Column("state", _BLOB, nullable=False),
     Column("gate", _BLOB, nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("crc", BigInteger, nullable=False),
+    Column("at", sa.BigInteger, nullable=False),
+    Column("crc", sa.BigInteger, nullable=False),
 )
-versions = Table(
+versions = sa.Table(
     "versions",
     metadata,
     _document_id(),
     _position(),
-    Column("name", String(255), nullable=False),
-    Column("author", Text),
-    Column("at", BigInteger, nullable=False),
+    Column("name", sa.String(255), nullable=False),
+    Column("author", sa.Text),
+    Column("at", sa.BigInteger, nullable=False),
 )
 
 
@@ -253,7 +234,7 @@ class Store:
             DatabaseUnreachable: If this version has no such database.
         """
         try:
-            parsed = make_url(url)
+            parsed = sa.make_url(url)
             driver = parsed.get_driver_name()
         except (ArgumentError, NoSuchModuleError):
             raise DatabaseUnreachable(
@@ -265,26 +246,32 @@ class Store:
                 f"{parsed.render_as_string()}: this version keeps its log in SQLite;"
                 " write sqlite:///collab.db or sqlite:////absolute/path/collab.db"
             )
-        memory = parsed.database in (None, "", ":memory:")
-        self.path = None if memory else Path(parsed.database or "").absolute()
-        self._engine = create_engine(
+        self._shown = parsed.render_as_string()
+        self.url = url
+        self.in_memory = parsed.database in (None, "", ":memory:")
+        self.path = None if self.in_memory else Path(str(parsed.database)).absolute()
+        self._engine = sa.create_engine(
             parsed,
             connect_args={
                 "timeout": BUSY_TIMEOUT,
                 "cached_statements": 2 * ROWS_PER_STATEMENT,
                 "check_same_thread": False,
             },
-            poolclass=StaticPool if memory else None,
+            poolclass=StaticPool if self.in_memory else None,
         )
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         self._writing = RLock()
         # A database in memory has one connection, so its readers wait for the writer.
         self._reading: AbstractContextManager[object] = (
-            self._writing if memory else nullcontext()
+            self._writing if self.in_memory else nullcontext()
         )
         self._writer: Connection | None = None
         self._heads: dict[str, tuple[int, int]] = {}
+
+    def __str__(self) -> str:
+        """The URL of the database, without its password."""
+        return self._shown
 
     def open(self) -> None:
         """Connect, and bring the tables up to date.
@@ -297,7 +284,7 @@ class Store:
         """
         with self.exclusively() as connection:
             found = None
-            if inspect(connection).has_table("alembic_version"):
+            if sa.inspect(connection).has_table("alembic_version"):
                 query = "SELECT version_num FROM alembic_version"
                 found = connection.exec_driver_sql(query).scalar()
             if found != REVISION:
@@ -400,7 +387,7 @@ class Store:
                 snapshots.delete().where(here, snapshots.c.position.not_in(previous))
             )
             connection.execute(
-                insert(snapshots).values(
+                sa.insert(snapshots).values(
                     document_id=document_id,
                     position=position,
                     state=state,
@@ -523,23 +510,35 @@ class Store:
         except (SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as exc:
             cause = exc.orig if isinstance(exc, DBAPIError) else exc
             code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-            where = self.path or "the database in memory"
-            if code in _CAUSES:
-                message = f"{where}: {cause}; {_CAUSES[code]}"
-                raise DatabaseUnreachable(message) from exc
-            raise StoreError(f"{where}: {cause}") from exc
+            where = self.path or "in memory"
+            if advice := _advice(code, self.path):
+                raise DatabaseUnreachable(
+                    f"cannot use the database {where}: {cause} ({advice})"
+                ) from exc
+            raise StoreError(f"the database {where} refused: {cause}") from exc
 
 
-_CAUSES = {
-    sqlite3.SQLITE_CANTOPEN: "its directory must exist and be writable",
-    sqlite3.SQLITE_NOTADB: "name another file",
-    sqlite3.SQLITE_READONLY: "the file and its directory must be writable",
-    sqlite3.SQLITE_PERM: "the file and its directory must be writable",
-    sqlite3.SQLITE_BUSY: "another process has been writing to it for too long",
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_IOERR: "see to its disk",
-    sqlite3.SQLITE_NOMEM: "the process has not enough memory",
-}
+def _advice(code: int, path: Path | None) -> str | None:
+    """What to do about an error of SQLite that is not the fault of a statement."""
+    match code:
+        case sqlite3.SQLITE_CANTOPEN if path and not path.parent.is_dir():
+            return f"create the directory {path.parent}, or name another file"
+        case sqlite3.SQLITE_CANTOPEN if path and path.is_dir():
+            return "it is a directory; name a file in it"
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return "let this user read and write the file and its directory"
+        case sqlite3.SQLITE_NOTADB:
+            return "it is some other file; name another"
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return (
+                f"another process has been writing to it for {BUSY_TIMEOUT:g} seconds"
+            )
+        case sqlite3.SQLITE_FULL:
+            return "make room on its disk"
+        case sqlite3.SQLITE_IOERR:
+            return "see to its disk"
+        case _:
+            return None
 
 
 def _find_or_create(
@@ -562,7 +561,7 @@ def _find_or_create(
                 }
                 for name in missing
             ]
-            connection.execute(insert(documents), rows)
+            connection.execute(sa.insert(documents), rows)
             found |= {name: (id, head) for name, id, head in connection.execute(query)}
     return found
 
@@ -616,16 +615,25 @@ def _rows(
 
 
 def _configure(connection: sqlite3.Connection, _: object) -> None:
-    # Python's sqlite3 would begin transactions on its own, late and never for SELECT.
+    # Python's sqlite3 would begin transactions on its own: late, and not for reading.
     connection.isolation_level = None
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit is on disk when it returns
-        "foreign_keys = ON",
-        f"journal_size_limit = {WAL_SIZE}",
-        "cache_size = -16000",  # KiB
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA synchronous = FULL")  # A commit returns from the disk.
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -16000")  # KiB
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            # Two processes are creating the file, and for this SQLite does not wait.
+            if (
+                exc.sqlite_errorcode != sqlite3.SQLITE_BUSY
+                or time.monotonic() > deadline
+            ):
+                raise
+            time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:

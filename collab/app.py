@@ -1,0 +1,160 @@
+"""``Collab``: the public object, an ASGI application."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from .asgi import serve_websocket
+from .hub import Hub
+from .room import Limits
+from .store import Store
+
+DEMO = Path(str(files("collab"))) / "static" / "demo"
+
+NO_DEMO = """\
+collab is running, but its demo page was not built.
+
+Connect a y-websocket provider to /ws, or build the page: `make web`.
+"""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "connect-src 'self' ws: wss:; img-src 'self' data:; "
+        "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Collab:
+    """A collaborative-editing server for any ASGI application.
+
+    It opens its database as an async context manager, and is an application::
+
+        collab = Collab(database="sqlite:///collab.db")
+
+        @asynccontextmanager
+        async def lifespan(app):
+            async with collab:
+                yield
+
+        app = FastAPI(lifespan=lifespan)
+        app.mount("/collab", collab)
+
+    Served on its own, the server's lifespan events open and close it.
+    """
+
+    def __init__(
+        self,
+        database: str = "sqlite:///collab.db",
+        *,
+        limits: Limits | None = None,
+        demo: bool = True,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Raises:
+            StoreError: If the database URL cannot be used.
+        """
+        self.hub = Hub(Store(database), limits or Limits())
+        routes: list[BaseRoute] = [
+            WebSocketRoute("/ws/{name:path}", self._websocket),
+            Route("/ws/{name:path}", self._not_upgraded),
+            Route("/livez", self._live),
+            Route("/readyz", self._ready),
+        ]
+        if demo and DEMO.is_dir():
+            routes.append(Mount("/", Page(directory=DEMO, html=True)))
+        elif demo:
+            routes.append(Route("/", self._no_demo))
+        self._routes = Starlette(routes=routes)
+
+    async def __aenter__(self) -> Self:
+        """Open the database and start.
+
+        Raises:
+            StoreError: If the database cannot be opened, or is too new for us.
+        """
+        await self.hub.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Save what is unsaved, and close."""
+        await self.hub.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve an ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._live_through(receive, send)
+        else:
+            await self._routes(scope, receive, send)
+
+    async def _live_through(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.__aenter__()
+        except Exception as exc:
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.__aexit__(None, None, None)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _websocket(self, websocket: WebSocket) -> None:
+        await serve_websocket(self.hub, websocket)
+
+    async def _not_upgraded(self, request: Request) -> Response:
+        return PlainTextResponse(
+            "This is a WebSocket endpoint.\n", 426, {"Upgrade": "websocket"}
+        )
+
+    async def _live(self, request: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    async def _ready(self, request: Request) -> Response:
+        """Readiness: whether edits can be saved now."""
+        hub = self.hub
+        if hub.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        if not hub.journal.healthy:
+            return JSONResponse({"status": "edits cannot be saved"}, 503)
+        if hub.overloaded:
+            return JSONResponse({"status": "too many edits are unsaved"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    async def _no_demo(self, request: Request) -> Response:
+        return PlainTextResponse(NO_DEMO)
+
+
+class Page(StaticFiles):
+    """The files of a page. Those with a hash in their names never change."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The response to a request for a file."""
+        response = await super().get_response(path, scope)
+        response.headers.update(HEADERS)
+        response.headers["Cache-Control"] = (
+            "public, max-age=31536000, immutable"
+            if path.startswith("assets/") and response.status_code == 200
+            else "no-cache"
+        )
+        return response

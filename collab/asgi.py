@@ -1,0 +1,175 @@
+"""A connection over the ``websocket`` scope of any ASGI server.
+
+This is how an application that embeds us serves rooms: nothing is needed from its
+server, and it is slower, as ASGI hides the transport. The server below is in charge of
+frames and pings; :mod:`collab.websocket` is what to compare with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+
+from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .connection import Connection, text_refused
+from .dialects import yjs
+from .errors import CollabError, FrameTooBig, Unavailable
+from .hub import Hub
+from .messages import Message
+from .room import check_name
+
+logger = logging.getLogger("collab.asgi")
+
+
+class Payloads:
+    """Messages as the contents of WebSocket messages, one each."""
+
+    def __init__(self, dialect: ModuleType) -> None:
+        self.dialect = dialect
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message."""
+        encoded: bytes = self.dialect.encode(message)
+        return encoded
+
+    encode_state = encode
+    """Whether and what to compress is the server's decision."""
+
+    def join(self, encoded: Sequence[bytes]) -> Sequence[bytes]:
+        """A write is a list of messages."""
+        return encoded
+
+
+PLAIN = Payloads(yjs)
+
+
+async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
+    """Serve one client, from its handshake to its end."""
+    client = websocket.client
+    peer = f"{client.host}:{client.port}" if client else "unknown"
+    try:
+        name = check_name(websocket.path_params["name"])
+        hub.check()
+    except CollabError as exc:
+        logger.info("refusing %s: %s", peer, exc)
+        headers = {"Retry-After": "5"} if isinstance(exc, Unavailable) else None
+        await websocket.send_denial_response(
+            PlainTextResponse(f"{exc.reason}\n", exc.http_status, headers)
+        )
+        return
+    offered = websocket.scope.get("subprotocols") or [None]
+    await websocket.accept(subprotocol=offered[0])
+    await _Socket(hub, websocket, name, peer).run()
+
+
+class _Socket:
+    """One connection. ASGI sends with an await, so each has a task that sends."""
+
+    def __init__(self, hub: Hub, websocket: WebSocket, name: str, peer: str) -> None:
+        self.hub = hub
+        self.websocket = websocket
+        self.queue: deque[bytes] = deque()
+        self.queued = 0
+        self.full = False
+        self.progress = 0.0
+        self.wake = asyncio.Event()
+        self.connection = Connection(hub, name, yjs, PLAIN, self, peer)
+
+    async def run(self) -> None:
+        spoke = self.hub.add(self)
+        sender = self.hub.spawn(self._send())
+        self.receiver = asyncio.current_task()
+        goodbye = False
+        try:
+            waiting = self.connection.open()
+            if waiting is not None:
+                await waiting
+            await self._receive()
+        except WebSocketDisconnect as exc:
+            goodbye = exc.code in (1000, 1001, 1005)
+        except CollabError as exc:
+            self.connection.blame(exc)
+            self._leave(spoke, False)
+            sender.cancel()
+            await self._close(exc.close_code, exc.reason)
+        finally:
+            self._leave(spoke, goodbye)
+            sender.cancel()
+
+    def _leave(self, spoke: int, goodbye: bool) -> None:
+        self.hub.remove(self, spoke)
+        self.connection.close(goodbye)
+
+    async def _receive(self) -> None:
+        limit = self.hub.limits.frame_size
+        while True:
+            event = await self.websocket.receive()
+            if event["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(event.get("code", 1006))
+            payload = event.get("bytes")
+            if payload is None:
+                raise text_refused()
+            if len(payload) > limit:
+                raise FrameTooBig(len(payload), limit)
+            waiting = self.connection.receive(payload)
+            if waiting is not None:
+                await waiting
+
+    async def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                while self.queue:
+                    payload = self.queue.popleft()
+                    await self.websocket.send_bytes(payload)
+                    self.queued -= len(payload)
+                    self.progress = loop.time()
+                    if self.full and not self.queue:
+                        self.full = False
+                        self.hub.full.discard(self)
+                        self.connection.drained()
+        except (WebSocketDisconnect, RuntimeError):
+            self._end()  # Gone: the receiver hears of it, or is told.
+
+    async def _close(self, code: int, reason: str) -> None:
+        with suppress(RuntimeError):  # The other end may have been faster.
+            await self.websocket.close(code, reason)
+
+    def _end(self) -> None:
+        if self.receiver is not None:
+            self.receiver.cancel()
+
+    # What a session and the hub call.
+
+    def write(self, encoded: Sequence[bytes]) -> None:
+        """Send messages, in order."""
+        self.queue.extend(encoded)
+        self.queued += sum(map(len, encoded))
+        self.wake.set()
+        if self.queued > self.hub.limits.slow_size and not self.full:
+            self.full = True
+            self.progress = asyncio.get_running_loop().time()
+            self.hub.full.add(self)
+            self.connection.filled()
+
+    def probe(self) -> None:
+        """Nothing to be done: pings are the server's."""
+
+    def beat(self) -> None:
+        """Say something that y-websocket counts as a message."""
+        if not self.full:
+            self.write([yjs.KEEPALIVE])
+
+    def check_progress(self, now: float) -> None:
+        """Cut off a peer that stopped reading."""
+        if now - self.progress > self.hub.limits.slow_time:
+            logger.warning("%s: stopped reading; cutting it off", self.connection.peer)
+            self._end()

@@ -1,0 +1,216 @@
+"""The command ``collab``."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+import uvicorn
+
+from . import __version__
+from .app import Collab
+from .errors import CollabError
+from .websocket import protocol_class
+
+STACK = 256 * 1024 * 1024
+"""Bytes of address space for the stack of the thread that runs everything: pycrdt
+recurses where documents are nested, and dies of a small one."""
+
+# A panic of pycrdt costs 95 ms if it prints a backtrace, and 0.1 ms if it doesn't.
+os.environ.setdefault("RUST_BACKTRACE", "0")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="collab")
+def main() -> None:
+    """A collaborative-editing server for Yjs clients.
+
+    An edit that it acknowledges is on disk. Start one and open its demo page:
+
+    \b
+        collab serve
+    """
+
+
+@main.command(context_settings={"auto_envvar_prefix": "COLLAB"})
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port for everything: WebSockets, health checks, the demo page. 0 takes a "
+    "free one and prints it.",
+)
+@click.option(
+    "--database",
+    default="sqlite:///collab.db",
+    show_default=True,
+    help="Where documents are kept. sqlite:///FILE is relative to here, "
+    "sqlite:////FILE is absolute.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Certificate chain (PEM). Serves https and wss.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Private key of the certificate (PEM).",
+)
+@click.option(
+    "--allow-anonymous",
+    is_flag=True,
+    help="Let anybody who can reach this server read and change every document. "
+    "Needed to serve beyond this machine, as there is no sign-in yet.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="The least that is worth a line.",
+)
+def serve(
+    host: str,
+    port: int,
+    database: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    allow_anonymous: bool,
+    log_level: str,
+) -> None:
+    """Run the server.
+
+    Editors connect with any y-websocket provider:
+
+    \b
+        new WebsocketProvider("ws://localhost:8000/ws", "my-document", doc)
+
+    Each option can also be set in the environment: COLLAB_PORT for --port.
+    """
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together.")
+    if not allow_anonymous and not _is_loopback(host):
+        raise click.UsageError(
+            f"Without sign-in, anybody who can reach {host} could read and change "
+            "every document. If that is what you want, add --allow-anonymous."
+        )
+    listener = _listen(host, port)
+    try:
+        collab = Collab(database)
+    except CollabError as exc:
+        raise click.ClickException(str(exc)) from exc
+    config = uvicorn.Config(
+        collab,
+        ws=protocol_class(collab.hub),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+    )
+    scheme = "http" if tls_cert is None else "https"
+    shown = f"[{host}]" if ":" in host else host
+    address = f"{scheme}://{shown}:{listener.getsockname()[1]}"
+    _run(Program(collab, uvicorn.Server(config), listener, f"{address}/"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            message = (
+                f"Port {port} on {host} is in use. Stop what uses it, or choose "
+                "another with --port."
+            )
+        elif exc.errno == errno.EACCES:
+            message = (
+                f"Port {port} needs privileges. Choose one above 1023 with --port."
+            )
+        else:
+            message = f"Cannot listen on {host}, port {port}: {exc.strerror or exc}."
+        raise click.ClickException(message) from exc
+
+
+class Program:
+    """A server, in a thread of its own."""
+
+    def __init__(
+        self,
+        collab: Collab,
+        server: uvicorn.Server,
+        listener: socket.socket,
+        address: str,
+    ) -> None:
+        self.collab = collab
+        self.server = server
+        self.listener = listener
+        self.address = address
+        self.failure: CollabError | None = None
+
+    def run(self) -> None:
+        """Serve until the server is told to exit."""
+        factory = self.server.config.get_loop_factory()
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            async with self.collab:
+                click.echo(
+                    f"collab {__version__} is serving {self.address} "
+                    f"(documents in {self.collab.hub.store}). Ctrl+C stops it."
+                )
+                sys.stdout.flush()
+                await self.server.serve(sockets=[self.listener])
+        except CollabError as exc:
+            self.failure = exc
+
+
+def _run(program: Program) -> None:
+    """Run a program in a thread with a large stack; signals stay in this one."""
+    threading.stack_size(STACK)
+    thread = threading.Thread(target=program.run, name="collab")
+    thread.start()
+    threading.stack_size(0)
+
+    def stop(number: int, stack: FrameType | None) -> None:
+        if program.server.should_exit:
+            program.server.force_exit = True
+        program.server.should_exit = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    thread.join()
+    if program.failure is not None:
+        raise click.ClickException(str(program.failure))

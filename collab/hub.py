@@ -1,0 +1,396 @@
+"""All rooms of a process: opened, flushed, kept in the log, compacted, unloaded.
+
+The hub is where rooms meet the event loop. It has the one timer that everything
+periodic hangs from, heartbeats of connections included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from json import dumps
+from typing import Any, Protocol
+
+from .document import Document
+from .errors import CollabError, StoreError, Unavailable
+from .journal import Journal, Saved
+from .room import Limits, Room
+from .store import Store, Stored
+
+logger = logging.getLogger("collab.hub")
+
+IDLE = 30.0
+"""Seconds that a room stays in memory after its last session."""
+
+HEARTBEAT = 25
+"""Seconds between two signs of life. Proxies cut what is silent for 30 to 60 s, and
+y-websocket reconnects after 30 s without a message."""
+
+COMPACT_ROWS = 500
+"""A tail of fewer rows than this is never worth a snapshot."""
+
+COMPACT_SIZE = 64 * 1024
+"""Bytes of tail from which on a snapshot is worth while, if it has no more itself."""
+
+SLICE = 0.005
+"""Seconds that loading may take before others have their turn."""
+
+COMPACTION_TIME = 300
+"""Seconds after which a compaction is given up."""
+
+
+class Beating(Protocol):
+    """What the hub's timer does for connections."""
+
+    def beat(self) -> None:
+        """Give a sign of life; end it if the other side gave none since last time."""
+
+    def check_progress(self, now: float) -> None:
+        """End it if it is full and hasn't drained for too long."""
+
+
+@dataclass(slots=True)
+class Tail:
+    """How much of a document's log is not in its newest snapshot."""
+
+    head: int = 0
+    rows: int = 0
+    size: int = 0
+    snapshot_size: int = 0
+    compacting: bool = False
+
+    @property
+    def long(self) -> bool:
+        """Whether a snapshot is worth while."""
+        return self.rows >= COMPACT_ROWS and self.size > max(
+            self.snapshot_size, COMPACT_SIZE
+        )
+
+
+class Hub:
+    """The rooms of a process. Use :meth:`open` and :meth:`close` once each."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self.store = store
+        self.limits = limits
+        self.rooms: dict[str, Room] = {}
+        self.tails: dict[Room, Tail] = {}
+        self.draining = False
+        self.full: set[Beating] = set()
+        """Connections whose transports are full."""
+        self._wheel: list[set[Beating]] = [set() for _ in range(HEARTBEAT)]
+        self._spoke = 0
+        self._loading: dict[str, asyncio.Task[Room]] = {}
+        self._healing: dict[Room, asyncio.Task[None]] = {}
+        self._ready: dict[Room, None] = {}
+        self._later: dict[Room, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._compacting = asyncio.Semaphore(1)
+        self._readers = ThreadPoolExecutor(4, "collab-reader")
+        self._children: set[subprocess.Popen[str]] = set()
+        self.unsaved_size = 0
+        self._relieved = asyncio.Event()
+        self._relieved.set()
+
+    async def open(self) -> None:
+        """Open the store and start the journal and the timer.
+
+        Raises:
+            StoreError: If the database cannot be opened, or is too new for us.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._readers, self.store.open)
+        self.journal = Journal(self.store, self._saved)
+        self._ticking = self._loop.call_later(1.0, self._tick)
+
+    async def close(self) -> None:
+        """Save what is unsaved, then let go of everything."""
+        self.draining = True
+        self._ticking.cancel()
+        for timer in self._later.values():
+            timer.cancel()
+        self._flush_ready()
+        try:
+            async with asyncio.timeout(10):
+                await self.journal.flush()
+        except TimeoutError:
+            for room in self.journal.failures:
+                logger.error(
+                    "%s: %d edits could not be saved", room.name, len(room.unsaved)
+                )
+        for child in self._children:
+            child.terminate()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.journal.close()
+        await self._loop.run_in_executor(self._readers, self.store.close)
+        self._readers.shutdown(wait=False)
+
+    async def drain(self) -> None:
+        """Refuse new connections, and save all edits that have arrived."""
+        self.draining = True
+        self._flush_ready()
+        try:
+            async with asyncio.timeout(5):
+                await self.journal.flush()
+        except TimeoutError:
+            logger.error("closing connections although edits are still unsaved")
+
+    @property
+    def ready(self) -> bool:
+        """Whether documents can be opened and edits be saved."""
+        return not self.draining and self.journal.healthy
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether more edits wait for the log than may be kept in memory."""
+        return not self._relieved.is_set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that ends with the hub at the latest."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None and not isinstance(exc, CollabError):
+            logger.error("unexpected error", exc_info=exc)
+
+    # Rooms.
+
+    def find(self, name: str) -> Room | None:
+        """The room of a document, if it can be entered at once."""
+        room = self.rooms.get(name)
+        if room is None or room.broken or self.overloaded:
+            return None
+        return room
+
+    async def enter(self, name: str) -> Room:
+        """The room of a document, once it can be entered.
+
+        Raises:
+            StoreError: If its log cannot be read.
+        """
+        while True:
+            await self._relieved.wait()
+            room = self.rooms.get(name)
+            if room is None:
+                task = self._loading.get(name)
+                if task is None:
+                    task = self._loading[name] = self.spawn(self._load(name))
+                room = await asyncio.shield(task)
+            elif room.broken:
+                healing = self._healing.get(room)
+                if healing is None:
+                    healing = self._healing[room] = self.spawn(self._heal(room))
+                await asyncio.shield(healing)
+            if not room.broken and self.rooms.get(name) is room:
+                return room
+
+    async def _load(self, name: str) -> Room:
+        try:
+            stored = await self._loop.run_in_executor(
+                self._readers, self.store.load, name
+            )
+            document = await self._fold(name, stored)
+            room = Room(name, document, self._wake, self.limits)
+            room.empty_since = self._loop.time()
+            self.rooms[name] = room
+            tail = Tail(head=stored.head)
+            if stored.snapshot is not None:
+                tail.snapshot_size = len(stored.snapshot.state)
+            tail.rows = len(stored.rows)
+            tail.size = sum(len(row.update) for row in stored.rows)
+            self.tails[room] = tail
+            self._compact_if_long(room)
+            return room
+        except StoreError as exc:
+            logger.error("%s: cannot load (%s)", name, exc)
+            raise
+        finally:
+            del self._loading[name]
+
+    async def _fold(self, name: str, stored: Stored) -> Document:
+        """Make the document that a log describes, taking turns with others."""
+        for damage in stored.damaged:
+            logger.error("%s: %s; opening the rest", name, damage)
+        document = Document()
+        if stored.snapshot is not None:
+            document = Document.restore(stored.snapshot.state, stored.snapshot.index)
+        until = self._loop.time() + SLICE
+        for row in stored.rows:
+            try:
+                document.apply(row.update)
+            except CollabError as exc:
+                logger.error(
+                    "%s: cannot read row %d (%s); opening the rest",
+                    name,
+                    row.position,
+                    exc,
+                )
+            if self._loop.time() > until:
+                await asyncio.sleep(0)
+                until = self._loop.time() + SLICE
+        return document
+
+    async def _heal(self, room: Room) -> None:
+        """Make a broken room's document anew from its log."""
+        try:
+            logger.error("%s: pycrdt failed; rebuilding from the log", room.name)
+            while True:
+                await self.journal.flush()
+                stored = await self._loop.run_in_executor(
+                    self._readers, self.store.load, room.name
+                )
+                document = await self._fold(room.name, stored)
+                if not room.unsaved:
+                    room.rebuilt(document)
+                    return
+        finally:
+            del self._healing[room]
+
+    def _wake(self, room: Room, delay: float) -> None:
+        if delay > 0:
+            if room not in self._later:
+                self._later[room] = self._loop.call_later(delay, self._flush_one, room)
+            return
+        if not self._ready:
+            self._loop.call_soon(self._flush_ready)
+        self._ready[room] = None
+
+    def _flush_one(self, room: Room) -> None:
+        del self._later[room]
+        room.flush(self._loop.time())
+
+    def _flush_ready(self) -> None:
+        ready, self._ready = self._ready, {}
+        now = self._loop.time()
+        for room in ready:
+            before = len(room.unsaved)
+            room.flush(now)
+            if before:
+                self.journal.write(room)
+        if not self.overloaded:
+            size = sum([room.unsaved_size for room in self.journal.dirty])
+            size += sum([room.unsaved_size for room in self.journal.failures])
+            if size > self.limits.unsaved_size:
+                logger.error("%d bytes of edits are unsaved; no longer reading", size)
+                self._relieved.clear()
+
+    def _saved(self, saved: Saved) -> None:
+        tail = self.tails.get(saved.room)
+        if tail is not None:
+            tail.head = saved.head
+            tail.rows += saved.count
+            tail.size += saved.size
+            if tail.long:
+                self._compact_if_long(saved.room)
+        if self.overloaded and self.journal.healthy:
+            self._relieved.set()
+
+    # Compaction.
+
+    def _compact_if_long(self, room: Room) -> None:
+        tail = self.tails[room]
+        if tail.long and not tail.compacting and not self.store.in_memory:
+            tail.compacting = True
+            self.spawn(self._compact(room, tail))
+
+    async def _compact(self, room: Room, tail: Tail) -> None:
+        """Have a snapshot written by a process of its own: it takes a while."""
+        async with self._compacting:
+            rows, size = tail.rows, tail.size
+            try:
+                result = await self._loop.run_in_executor(
+                    self._readers, self._run_compaction, room.name
+                )
+            finally:
+                tail.compacting = False
+            if result is None:
+                tail.snapshot_size = tail.size * 2  # Not before it has doubled.
+                return
+            tail.rows -= rows
+            tail.size -= size
+            tail.snapshot_size = result
+
+    def _run_compaction(self, name: str) -> int | None:
+        order = dumps({"database": self.store.url, "name": name})
+        child = subprocess.Popen(
+            [sys.executable, "-m", "collab.compaction"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._children.add(child)
+        try:
+            output, errors = child.communicate(order, COMPACTION_TIME)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            logger.error("%s: compaction took too long; trying again later", name)
+            return None
+        finally:
+            self._children.discard(child)
+        if child.returncode:
+            if not self.draining:
+                last = errors.strip().rpartition("\n")[2]
+                logger.error("%s: cannot compact (%s); trying later", name, last)
+            return None
+        return int(output)
+
+    # The timer.
+
+    def add(self, connection: Beating) -> int:
+        """Give a connection its heartbeat; return what :meth:`remove` wants."""
+        spoke = min(range(HEARTBEAT), key=lambda spoke: len(self._wheel[spoke]))
+        self._wheel[spoke].add(connection)
+        return spoke
+
+    def remove(self, connection: Beating, spoke: int) -> None:
+        """Forget a connection."""
+        self._wheel[spoke].discard(connection)
+        self.full.discard(connection)
+
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(1.0, self._tick)
+        now = self._loop.time()
+        self._spoke = (self._spoke + 1) % HEARTBEAT
+        for connection in list(self._wheel[self._spoke]):
+            connection.beat()
+        for connection in list(self.full):
+            connection.check_progress(now)
+        for room in list(self.rooms.values()):
+            room.expire(now)
+            if room.empty_since is not None and now - room.empty_since > IDLE:
+                self._unload(room)
+
+    def _unload(self, room: Room) -> None:
+        if room.unsaved or room in self._healing or room in self.journal.failures:
+            return
+        self._compact_if_long(room)
+        del self.rooms[room.name]
+        del self.tails[room]
+        timer = self._later.pop(room, None)
+        if timer is not None:
+            timer.cancel()
+
+    def check(self) -> None:
+        """Complain if new connections are unwelcome.
+
+        Raises:
+            Unavailable: If the server is draining, or cannot save.
+        """
+        if self.draining:
+            raise Unavailable("draining")
+        if not self.journal.healthy:
+            raise Unavailable("edits cannot be saved")

@@ -1,0 +1,189 @@
+"""The one writer of the log in this process: group commit, retry, acknowledgement.
+
+All rooms hand in what is unsaved; a thread of its own commits it in one transaction,
+and then each room is told how much the log has. Nothing leaves ``Room.unsaved``
+before, so a failure loses nothing: the same updates are written again, for ever.
+(Twice is harmless: merging is idempotent.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from time import perf_counter
+
+from .errors import CollabError
+from .room import Room
+from .store import Append, Store
+
+logger = logging.getLogger("collab.journal")
+
+INTERVAL = 0.004
+"""Seconds between the starts of two commits. An idle journal commits at once; a busy
+one gathers more into each, as a commit costs the same for one edit or a hundred."""
+
+BATCH = 2000
+"""Updates of one document in one commit."""
+
+RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds between attempts to write what could not be written; the last one repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What the log gained of one room."""
+
+    room: Room
+    head: int
+    count: int
+    size: int
+
+
+class Journal:
+    """Writes the unsaved updates of rooms.
+
+    ``on_saved`` is called on the event loop after each commit, for each room.
+    """
+
+    def __init__(self, store: Store, on_saved: Callable[[Saved], object]) -> None:
+        self.store = store
+        self.on_saved = on_saved
+        self.dirty: dict[Room, None] = {}
+        self.failures: dict[Room, int] = {}
+        """How often in a row the updates of a room could not be written."""
+        self.healthy = True
+        """Whether the last attempt wrote anything: one bad document is no outage."""
+        self.busy = False
+        self.latency = 0.0
+        """Seconds that the last commit took."""
+        self._started = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._batches: SimpleQueue[Sequence[tuple[Room, Append]] | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(
+            target=self._work, name="collab-journal", daemon=True
+        )
+        self._thread.start()
+
+    def write(self, room: Room) -> None:
+        """Hand in what a room has unsaved. Returns at once."""
+        if room in self.failures:
+            return  # It is tried again when its time comes.
+        self.dirty[room] = None
+        self._idle.clear()
+        if not self.busy and self._timer is None:
+            delay = self._started + INTERVAL - self._loop.time()
+            # Even an idle journal waits for the end of the tick: others may write.
+            self._timer = self._loop.call_later(max(0.0, delay), self._commit)
+
+    async def flush(self) -> None:
+        """Wait until all that was handed in is in the log, however long it takes."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Stop the thread. What could not be written by then is not in the log."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _commit(self) -> None:
+        self._timer = None
+        if not self.dirty:
+            return
+        batch = [
+            (room, Append(room.name, room.unsaved[:BATCH]))
+            for room in self.dirty
+            if room.unsaved
+        ]
+        self.dirty.clear()
+        if not batch:
+            self._settle()
+            return
+        self.busy = True
+        self._started = self._loop.time()
+        self._batches.put(batch)
+
+    def _work(self) -> None:
+        """The writer thread."""
+        while (batch := self._batches.get()) is not None:
+            started = perf_counter()
+            try:
+                heads: list[int | CollabError] = list(
+                    self.store.append([append for _, append in batch])
+                )
+            except CollabError as exc:
+                heads = [exc] if len(batch) == 1 else self._append_each(batch)
+            seconds = perf_counter() - started
+            try:
+                self._loop.call_soon_threadsafe(self._done, batch, heads, seconds)
+            except RuntimeError:  # The loop is closed: nobody is left to tell.
+                return
+
+    def _append_each(
+        self, batch: Sequence[tuple[Room, Append]]
+    ) -> list[int | CollabError]:
+        """Write each document alone, so that a bad one stops nobody else."""
+        heads: list[int | CollabError] = []
+        for _, append in batch:
+            try:
+                heads.extend(self.store.append([append]))
+            except CollabError as exc:
+                heads.append(exc)
+        return heads
+
+    def _done(
+        self,
+        batch: Sequence[tuple[Room, Append]],
+        heads: Sequence[int | CollabError],
+        seconds: float,
+    ) -> None:
+        self.busy = False
+        self.latency = seconds
+        self.healthy = any(isinstance(head, int) for head in heads)
+        for (room, append), head in zip(batch, heads, strict=True):
+            if isinstance(head, CollabError):
+                self._retry(room, head)
+                continue
+            if self.failures.pop(room, 0):
+                logger.info("%s: saved again", room.name)
+            count = len(append.updates)
+            size = room.saved(count)
+            self.on_saved(Saved(room, head, count, size))
+            if room.unsaved:
+                self.dirty[room] = None
+        if self.dirty:
+            delay = self._started + INTERVAL - self._loop.time()
+            self._timer = self._loop.call_later(max(0.0, delay), self._commit)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self.failures and not self.dirty:
+            self._idle.set()
+
+    def _retry(self, room: Room, reason: CollabError) -> None:
+        failures = self.failures.get(room, 0)
+        delay = RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)]
+        if failures < len(RETRY_DELAYS):
+            logger.error(
+                "%s: cannot save (%s); %d edits stay in memory, trying again in %g s",
+                room.name,
+                reason,
+                len(room.unsaved),
+                delay,
+            )
+        self.failures[room] = failures + 1
+        self._loop.call_later(delay, self._again, room)
+
+    def _again(self, room: Room) -> None:
+        if room in self.failures:
+            self.dirty[room] = None
+            if not self.busy and self._timer is None:
+                self._commit()

@@ -1,0 +1,294 @@
+"""Who is here: y-protocols' awareness, with owners.
+
+Each client has a state (a JSON object: its name, its cursor) and a clock. A newer clock
+wins; a null state means gone. What is stored here was parsed by us and is spelled by
+us: a malformed state that is relayed as it came kills the message handler of every
+other client.
+
+A client id belongs to the session that announced it first, and leaves with it. Others
+can neither change nor remove it: their entries are dropped, without blame, because
+honest clients repeat what they hear (y-websocket sends back every change it receives,
+and a browser tab speaks for its siblings). But one who introduces itself with the id of
+a session that is connected may be the same client on a new connection, whose old one
+died without a goodbye. So the claim is kept for a while, the owner is probed, and if it
+turns out to be dead, the claim holds.
+
+Reference: y-protocols PROTOCOL.md, "Awareness protocol", and awareness.js.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from . import wire
+from .errors import ProtocolError
+
+MAX_CLOCK = 2**32 - 1
+MAX_STATE = 16 * 1024
+"""Bytes of one state."""
+MAX_ENTRIES = 4096
+"""Clients in one message. An honest one repeats at most what it heard."""
+MAX_OWNED = 16
+"""Client ids of one session: its own, and those of the tabs it speaks for."""
+MEMORY = 60.0
+"""Seconds that the clock of a client that left is remembered, against echoes."""
+
+CLAIM = 20.0
+"""Seconds that a claim waits for the owner to turn out dead."""
+
+
+class HasIds(Protocol):
+    """What a session is to this module: an identity that owns client ids."""
+
+    owned: tuple[int, ...]
+
+
+Owner = TypeVar("Owner", bound=HasIds)
+
+
+class Entry(Generic[Owner]):
+    """One client: its clock, how its entry is spelled, whose it is."""
+
+    __slots__ = ("clock", "encoded", "here", "left", "owner", "version")
+
+    def __init__(self) -> None:
+        self.clock = -1
+        self.encoded = b""
+        self.here = False
+        self.left = 0.0
+        self.owner: Owner | None = None
+        self.version = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Generic[Owner]):
+    """What a session says of a client that another session owns."""
+
+    owner: Owner
+    clock: int
+    state: bytes
+    at: float
+
+
+class Presence(Generic[Owner]):
+    """The clients of a room. Owners are compared by identity."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Entry[Owner]] = {}
+        self.changed: dict[int, None] = {}
+        self.version = 0
+        self.claims: dict[int, Claim[Owner]] = {}
+
+    def introduce(self, states: bytes, owner: Owner, now: float) -> Owner | None:
+        """Merge the first states of a session; return the owner it wants to succeed.
+
+        Raises:
+            ProtocolError: As :meth:`apply`.
+        """
+        entries = self._parse(states)
+        rival = None
+        if len(entries) == 1:
+            client, clock, content = entries[0]
+            entry = self.entries.get(client)
+            if entry is not None and clock >= entry.clock:
+                if not entry.here:
+                    # It was announced as gone at this clock, so that nobody heeds its
+                    # return at the same one. Hearing of its own departure, a client
+                    # announces itself anew at the next. (awareness.js)
+                    self.changed[client] = None
+                elif entry.owner is None:
+                    if _own(owner, client):
+                        entry.owner = owner
+                elif entry.owner is not owner and content != b"null":
+                    self.claims[client] = Claim(owner, clock, _canonical(content), now)
+                    rival = entry.owner
+        self._merge(entries, owner)
+        return rival
+
+    def apply(self, states: bytes, owner: Owner) -> None:
+        """Merge what a session announces.
+
+        Merging is idempotent.
+
+        Raises:
+            ProtocolError: If the message is malformed. Nothing is merged then.
+        """
+        self._merge(self._parse(states), owner)
+
+    def _parse(self, states: bytes) -> list[tuple[int, int, bytes]]:
+        """The entries that are not older than what we know, JSON still unparsed."""
+        count, at = wire.read_uint(states, 0)
+        if count > MAX_ENTRIES:
+            raise ProtocolError(f"presence of {count} clients in one message")
+        if count * 3 > len(states):
+            raise ProtocolError("more clients than bytes")
+        parsed = []
+        read_uint = wire.read_uint
+        known = self.entries
+        for _ in range(count):
+            client, at = read_uint(states, at)
+            clock, at = read_uint(states, at)
+            length, at = read_uint(states, at)
+            end = at + length
+            if end > len(states):
+                raise ProtocolError("length exceeds the message")
+            entry = known.get(client)
+            if entry is None or clock > entry.clock or count == 1:
+                if clock > MAX_CLOCK:
+                    raise ProtocolError("presence clock of more than 32 bits")
+                if length > MAX_STATE:
+                    raise ProtocolError(f"presence state of {length} bytes")
+                parsed.append((client, clock, states[at:end]))
+            elif length == 4 and clock == entry.clock and states[at:end] == b"null":
+                parsed.append((client, clock, b"null"))
+            at = end
+        if at != len(states):
+            raise ProtocolError("bytes after the presence")
+        return parsed
+
+    def _merge(self, entries: list[tuple[int, int, bytes]], owner: Owner) -> None:
+        news = []
+        for client, clock, content in entries:
+            entry = self.entries.get(client)
+            # At the clock we know only a null is news: this is how a server
+            # announces the departure of a client that could not do it itself.
+            # (y-protocols awareness.js, applyAwarenessUpdate)
+            if (
+                entry is None
+                or clock > entry.clock
+                or (clock == entry.clock and entry.here and content == b"null")
+            ):
+                state = None if content == b"null" else _canonical(content)
+                if entry is None or entry.owner is None or entry.owner is owner:
+                    news.append((client, clock, state))
+        for client, clock, state in news:
+            self._set(client, clock, state, owner)
+
+    def _set(
+        self,
+        client: int,
+        clock: int,
+        state: bytes | None,
+        owner: Owner | None,
+    ) -> None:
+        entry = self.entries.get(client)
+        if state is None and (entry is None or not entry.here):
+            return  # One we never knew leaves: nothing to tell.
+        if state is not None and owner is not None and not _own(owner, client):
+            return
+        if entry is None:
+            entry = self.entries[client] = Entry()
+        self.version += 1
+        entry.clock = clock
+        entry.version = self.version
+        entry.here = state is not None
+        entry.left = 0.0
+        entry.owner = owner if state is not None else None
+        entry.encoded = (
+            wire.uint(client) + wire.uint(clock) + wire.data(state or b"null")
+        )
+        if state is None:
+            if owner is not None:
+                owner.owned = tuple(id for id in owner.owned if id != client)
+            self.claims.pop(client, None)
+        self.changed[client] = None
+
+    def orphan(self, owner: Owner, now: float) -> list[int]:
+        """Take the ids from a session that is gone; return those without an heir.
+
+        They stay visible until :meth:`remove`, or until another session announces them.
+        """
+        for client in [c for c, claim in self.claims.items() if claim.owner is owner]:
+            del self.claims[client]
+        orphans = []
+        for client in owner.owned:
+            entry = self.entries.get(client)
+            if entry is None or entry.owner is not owner:
+                continue
+            claim = self.claims.pop(client, None)
+            if claim is not None and now - claim.at < CLAIM:
+                entry.owner = claim.owner
+                _own(claim.owner, client)
+                if claim.clock > entry.clock:
+                    self._set(client, claim.clock, claim.state, claim.owner)
+            else:
+                entry.owner = None
+                orphans.append(client)
+        return orphans
+
+    def remove(self, clients: Iterable[int], now: float) -> None:
+        """Announce that orphans have left, at the clocks we know."""
+        for client in clients:
+            entry = self.entries.get(client)
+            if entry is not None and entry.owner is None and entry.here:
+                self._set(client, entry.clock, None, None)
+                entry.left = now
+
+    def forget(self, now: float) -> None:
+        """Drop the clocks of clients that left :data:`MEMORY` ago."""
+        for client, entry in list(self.entries.items()):
+            if not entry.here and client not in self.changed:
+                if not entry.left:
+                    entry.left = now
+                elif now - entry.left > MEMORY:
+                    del self.entries[client]
+
+    def take_changes(self) -> bytes | None:
+        """Encode what changed since the last time; ``None`` if nothing did."""
+        if not self.changed:
+            return None
+        entries = self.entries
+        encoded = [entries[client].encoded for client in self.changed]
+        self.changed.clear()
+        return wire.uint(len(encoded)) + b"".join(encoded)
+
+    def encode(self, since: int = 0) -> bytes | None:
+        """Encode who is here, and who changed or left after a version.
+
+        ``None`` if that is nobody. A newcomer has no use for those who left, so
+        version 0 is only those who are here.
+        """
+        encoded = [
+            entry.encoded
+            for entry in self.entries.values()
+            if entry.version > since and (entry.here or since)
+        ]
+        return wire.uint(len(encoded)) + b"".join(encoded) if encoded else None
+
+
+def _own(owner: HasIds, client: int) -> bool:
+    """Count a client id among a session's own, unless it has too many."""
+    if client in owner.owned:
+        return True
+    if len(owner.owned) >= MAX_OWNED:
+        return False
+    owner.owned += (client,)
+    return True
+
+
+def _canonical(content: bytes) -> bytes:
+    """Parse the JSON of a state and spell it anew.
+
+    Raises:
+        ProtocolError: If it isn't JSON that every client can read, or no object.
+    """
+    try:
+        state = json.loads(content, parse_constant=_refuse_constant)
+        if type(state) is not dict:
+            raise ProtocolError("presence state is not an object")
+        spelled = json.dumps(
+            state, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+        try:
+            return spelled.encode()
+        except UnicodeEncodeError:  # Half an emoji: JSON can say it, UTF-8 can't.
+            return json.dumps(state, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError("presence state is not JSON") from exc
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ProtocolError(f"presence state holds {constant}, which is not JSON")

@@ -1,0 +1,469 @@
+"""The room of a document and the sessions in it: what everything else is there for.
+
+A room does no I/O. It is told what clients say and what the time is; it calls
+``Session.write`` to speak and ``Room.wake`` to ask for :meth:`Room.flush`. What it
+produces between two flushes is encoded once per encoding and leaves as one write per
+session.
+
+An edit that passed the gate is in the document and with the peers at once. It waits in
+``unsaved`` until the journal has it in the log and calls :meth:`Room.saved`; only then
+its author hears it back, and that is the acknowledgement.
+
+A session whose transport is full is *behind*: it is written nothing until the
+transport drained, and then one diff from where it fell behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from unicodedata import category
+
+from .document import Document, Outcome
+from .errors import BadName, DocumentBroken, QuotaExceeded
+from .messages import (
+    Message,
+    Presence,
+    QueryPresence,
+    SyncStep1,
+    SyncStep2,
+    Update,
+)
+from .presence import Presence as People
+from .updates import Parsed
+
+PRESENCE_INTERVAL = 0.04
+"""Seconds between two broadcasts of presence: 25 a second look continuous."""
+
+GRACE = 5.0
+"""Seconds that a client without a goodbye stays visible, as it may be back at once."""
+
+MAX_NAME = 255
+"""Bytes of a document name."""
+
+RECENT = 64 * 1024
+"""Bytes of updates that joiners are sent behind a state that was encoded before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may use. Sizes in bytes."""
+
+    frame_size: int = 16 * 1024 * 1024
+    """Of one message. A client that was offline sends all it did in one."""
+
+    slow_size: int = 256 * 1024
+    """Waiting in a transport, above which a session is behind."""
+
+    slow_time: float = 15.0
+    """Seconds without progress after which a session that is behind is cut off."""
+
+    unsaved_size: int = 64 * 1024 * 1024
+    """Of edits that the log doesn't have yet, above which reading is paused."""
+
+    owed_size: int = 1024 * 1024
+    """Of acknowledgements for a session that is behind, above which it is cut off."""
+
+
+def check_name(name: str) -> str:
+    """Return a document name that may be used.
+
+    Raises:
+        BadName: If it is empty, longer than 255 bytes, holds control characters
+            (also those that turn the direction of writing), or ``.`` or ``..`` stand
+            between slashes.
+    """
+    if not name:
+        raise BadName("document name is empty")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise BadName("document name is not Unicode") from None
+    if size > MAX_NAME:
+        raise BadName(f"document name of {size} bytes; the limit is {MAX_NAME}")
+    if any(
+        category(char) in ("Cc", "Cs", "Zl", "Zp")
+        or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+        for char in name
+    ):
+        raise BadName("document name holds control characters")
+    if any(part in (".", "..") for part in name.split("/")):
+        raise BadName("document name holds a relative path")
+    return name
+
+
+class Encoding(Protocol):
+    """How messages look on one kind of transport, in one dialect.
+
+    Sessions with the same encoding share what is encoded.
+    """
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message."""
+
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message that may be large and is worth compressing."""
+
+    def join(self, encoded: Sequence[bytes]) -> Any:
+        """Make one write of several encoded messages."""
+
+
+class Session:
+    """A client's seat in a room."""
+
+    __slots__ = (
+        "behind",
+        "behind_presence",
+        "encoding",
+        "introduced",
+        "lacking",
+        "owed",
+        "owed_size",
+        "owned",
+        "probe",
+        "wanted",
+        "who",
+        "write",
+    )
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        write: Callable[[Any], object],
+        probe: Callable[[], object],
+        who: str = "",
+    ) -> None:
+        self.encoding = encoding
+        self.write = write
+        """Takes what ``encoding.join`` returned."""
+        self.probe = probe
+        """Asks for a sign of life from the other end."""
+        self.who = who
+        self.owned: tuple[int, ...] = ()
+        self.introduced = False
+        self.lacking = False
+        """Whether it sent something that came early, and must be asked for the rest."""
+        self.behind: bytes | None = None
+        """The state vector where it fell behind."""
+        self.behind_presence = 0
+        self.wanted: bytes | None = None
+        """The state vector it asked a diff for while it was behind."""
+        self.owed: list[bytes] = []
+        self.owed_size = 0
+
+    def send(self, *messages: Message) -> None:
+        """Write messages at once."""
+        encode = self.encoding.encode
+        self.write(self.encoding.join([encode(message) for message in messages]))
+
+
+class Room:
+    """One document and the sessions in it."""
+
+    def __init__(
+        self,
+        name: str,
+        document: Document,
+        wake: Callable[[Room, float], object],
+        limits: Limits | None = None,
+    ) -> None:
+        self.name = name
+        self.document = document
+        self.wake = wake
+        """Asks for a call of :meth:`flush` after some seconds; 0 is this tick."""
+        self.limits = limits or Limits()
+        self.sessions: dict[Encoding, set[Session]] = {}
+        self.people: People[Session] = People()
+        self.broken = False
+        """Whether the document must be rebuilt from the log before anything else."""
+
+        self.fresh: list[tuple[bytes, Session | None]] = []
+        """Updates since the last flush, and who need not be sent them."""
+        self.lacking: list[Session] = []
+
+        self.unsaved: list[tuple[bytes, str]] = []
+        """Updates that the log doesn't have yet, with their authors, in order."""
+        self.unsaved_size = 0
+        self.saved_count = 0
+        self.acks: deque[tuple[int, Session, bytes]] = deque()
+
+        self.presence_due = 0.0
+        self.orphans: deque[tuple[float, list[int]]] = deque()
+        self.empty_since: float | None = None
+
+        self.states: dict[Encoding, bytes] = {}
+        self.recent: list[bytes] = []
+        self.recent_size = 0
+
+    # Coming and going.
+
+    def join(self, session: Session) -> None:
+        """Seat a session: ask what it has, tell it who is here."""
+        self.sessions.setdefault(session.encoding, set()).add(session)
+        self.empty_since = None
+        greeting: list[Message] = [SyncStep1(self.document.state_vector())]
+        people = self.people.encode()
+        if people is not None:
+            greeting.append(Presence(people))
+        session.send(*greeting)
+
+    def leave(self, session: Session, now: float, goodbye: bool) -> None:
+        """Unseat a session. Without a goodbye, its clients stay visible for a while."""
+        seated = self.sessions.get(session.encoding)
+        if seated is None or session not in seated:
+            return
+        seated.discard(session)
+        if not seated:
+            del self.sessions[session.encoding]
+        orphans = self.people.orphan(session, now)
+        if goodbye:
+            self.people.remove(orphans, now)
+        elif orphans:
+            self.orphans.append((now + GRACE, orphans))
+        if self.people.changed:
+            self._wake_presence(now)
+        if not self.sessions:
+            self.empty_since = now
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sessions.values()))
+
+    # What sessions say.
+
+    def receive(
+        self, message: Message, session: Session, now: float, parsed: Parsed | None
+    ) -> None:
+        """Take a message of a session. ``parsed`` spares parsing its update again.
+
+        Raises:
+            ProtocolError: If the message is malformed.
+            UpdateRejected: If the gate refuses the update.
+            QuotaExceeded: If it would be too much for the room.
+            DocumentBroken: If pycrdt failed. :attr:`broken` is true from then on.
+
+        Whatever is raised, nothing of the message was taken, and only its sender is
+        concerned.
+        """
+        match message:
+            case Update(update) | SyncStep2(update):
+                self._edit(update, session, parsed)
+            case Presence(states):
+                self._announce(states, session, now)
+            case SyncStep1(state_vector):
+                self._reply(state_vector, session)
+            case QueryPresence():
+                people = self.people.encode()
+                if people is not None and session.behind is None:
+                    session.send(Presence(people))
+
+    def _edit(self, update: bytes, session: Session, parsed: Parsed | None) -> None:
+        try:
+            outcome, visible = self.document.apply(update, parsed)
+        except DocumentBroken:
+            self.broken = True
+            raise
+        if outcome is not Outcome.REPEATED:
+            self.unsaved.append((update, session.who))
+            self.unsaved_size += len(update)
+            for news in visible:
+                self.fresh.append((news, session if news is update else None))
+            if outcome is Outcome.PARKED and not session.lacking:
+                session.lacking = True
+                self.lacking.append(session)
+            self.wake(self, 0.0)
+        # A repeat is saved when what it repeats is: perhaps not yet.
+        count = self.saved_count + len(self.unsaved)
+        if count == self.saved_count and not self.acks:
+            self._acknowledge(session, [update])
+        else:
+            self.acks.append((count, session, update))
+
+    def _announce(self, states: bytes, session: Session, now: float) -> None:
+        if session.introduced:
+            self.people.apply(states, session)
+        else:
+            session.introduced = True
+            rival = self.people.introduce(states, session, now)
+            if rival is not None:
+                rival.probe()
+        if self.people.changed:
+            self._wake_presence(now)
+
+    def _wake_presence(self, now: float) -> None:
+        self.wake(self, max(0.0, self.presence_due - now))
+
+    def _reply(self, state_vector: bytes, session: Session) -> None:
+        if session.behind is not None:
+            session.wanted = state_vector
+        elif state_vector == b"\x00":
+            session.write(session.encoding.join(self._state(session.encoding)))
+        else:
+            diff = self.document.diff(state_vector)
+            encoded = session.encoding.encode_state(SyncStep2(diff))
+            session.write(session.encoding.join([encoded]))
+
+    def _state(self, encoding: Encoding) -> list[bytes]:
+        """The encoded document for who has nothing, shared by all who join.
+
+        While others type, it is the state of a moment ago and the updates since.
+        """
+        if self.recent_size > RECENT:
+            self._forget_states()
+        if not self.states:
+            self._forget_states()
+        encoded = self.states.get(encoding)
+        if encoded is None:
+            if self.recent:
+                self._forget_states()
+            state = self.document.state()
+            encoded = encoding.encode_state(SyncStep2(state))
+            self.states[encoding] = encoded
+        return [encoded, *(encoding.encode(Update(update)) for update in self.recent)]
+
+    def _forget_states(self) -> None:
+        self.states.clear()
+        self.recent.clear()
+        self.recent_size = 0
+
+    # What the room says.
+
+    def flush(self, now: float) -> None:
+        """Send what happened since the last time."""
+        if self.fresh:
+            self._flush_updates()
+        for session in self.lacking:
+            session.lacking = False
+            if session.behind is None:
+                session.send(SyncStep1(self.document.state_vector()))
+        self.lacking.clear()
+        if self.people.changed:
+            if now >= self.presence_due:
+                self._flush_presence(now)
+            else:
+                self._wake_presence(now)
+
+    def _flush_updates(self) -> None:
+        fresh, self.fresh = self.fresh, []
+        if self.states:
+            for update, _ in fresh:
+                self.recent.append(update)
+                self.recent_size += len(update)
+            if self.recent_size > RECENT:
+                self._forget_states()
+        authors = {author for _, author in fresh}
+        for encoding, sessions in self.sessions.items():
+            encode = encoding.encode
+            encoded = [encode(Update(update)) for update, _ in fresh]
+            everything = encoding.join(encoded)
+            for session in sessions:
+                if session.behind is not None:
+                    continue
+                if session not in authors:
+                    session.write(everything)
+                    continue
+                others = [
+                    piece
+                    for piece, (_, author) in zip(encoded, fresh, strict=True)
+                    if author is not session
+                ]
+                if others:
+                    session.write(encoding.join(others))
+
+    def _flush_presence(self, now: float) -> None:
+        self.presence_due = now + PRESENCE_INTERVAL
+        states = self.people.take_changes()
+        assert states is not None
+        for encoding, sessions in self.sessions.items():
+            encoded = encoding.join([encoding.encode(Presence(states))])
+            for session in sessions:
+                if session.behind is None:
+                    session.write(encoded)
+
+    def expire(self, now: float) -> None:
+        """Let go of those whose grace is over. To be called every second or so."""
+        while self.orphans and self.orphans[0][0] <= now:
+            _, clients = self.orphans.popleft()
+            self.people.remove(clients, now)
+        self.people.forget(now)
+        if self.people.changed:
+            self._wake_presence(now)
+
+    # What the log says.
+
+    def saved(self, count: int) -> int:
+        """Acknowledge the first ``count`` unsaved updates: the log has them now.
+
+        Returns how many bytes they had.
+        """
+        size = sum([len(update) for update, _ in self.unsaved[:count]])
+        self.unsaved_size -= size
+        del self.unsaved[:count]
+        self.saved_count += count
+        acks: dict[Session, list[bytes]] = {}
+        while self.acks and self.acks[0][0] <= self.saved_count:
+            _, session, update = self.acks.popleft()
+            acks.setdefault(session, []).append(update)
+        for session, updates in acks.items():
+            self._acknowledge(session, updates)
+        return size
+
+    def _acknowledge(self, session: Session, updates: list[bytes]) -> None:
+        if session not in self.sessions.get(session.encoding, ()):
+            return
+        encode = session.encoding.encode
+        encoded = [encode(Update(update)) for update in updates]
+        if session.behind is None:
+            session.write(session.encoding.join(encoded))
+        else:
+            session.owed += encoded
+            session.owed_size += sum(map(len, encoded))
+
+    def rebuilt(self, document: Document) -> None:
+        """Go on with a document that was made from the log and ``unsaved`` anew."""
+        self.document = document
+        self.broken = False
+        self._forget_states()
+        for sessions in self.sessions.values():
+            for session in sessions:
+                if session.behind is None:
+                    session.send(SyncStep1(document.state_vector()))
+
+    # Slow readers.
+
+    def fell_behind(self, session: Session) -> None:
+        """Write a session nothing more: its transport is full."""
+        if session.behind is None:
+            session.behind = self.document.state_vector()
+            session.behind_presence = self.people.version
+
+    def caught_up(self, session: Session) -> None:
+        """Bring a session up to date: its transport has drained."""
+        if session.behind is None:
+            return
+        since, session.behind = session.behind, None
+        pieces, session.owed = session.owed, []
+        session.owed_size = 0
+        encoding = session.encoding
+        if since != self.document.state_vector():
+            diff = self.document.diff(since)
+            pieces.append(encoding.encode_state(Update(diff)))
+        if session.wanted is not None:
+            wanted, session.wanted = session.wanted, None
+            diff = self.document.diff(wanted)
+            pieces.append(encoding.encode_state(SyncStep2(diff)))
+        people = self.people.encode(session.behind_presence)
+        if people is not None and session.behind_presence < self.people.version:
+            pieces.append(encoding.encode(Presence(people)))
+        if pieces:
+            session.write(encoding.join(pieces))
+
+    def check_owed(self, session: Session) -> None:
+        """Complain about a session that writes on and on but doesn't read.
+
+        Raises:
+            QuotaExceeded: If it is owed more acknowledgements than the limit.
+        """
+        if session.owed_size > self.limits.owed_size:
+            raise QuotaExceeded("unread acknowledgements", self.limits.owed_size)

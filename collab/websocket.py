@@ -1,0 +1,450 @@
+"""A connection over websockets' sans-I/O server, under uvicorn: the fast path.
+
+uvicorn reads the HTTP request, sees an upgrade, and gives its socket to the class that
+:func:`protocol_class` returns. From then on there is nothing between asyncio's
+transport and the room but RFC 6455: no task, no queue, no await per message or per
+connection. Frames of a tick are encoded once for all who share an encoding, and leave
+as one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from types import ModuleType
+from typing import Any, ClassVar
+
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from .connection import Connection, document_name, text_refused
+from .dialects import yjs
+from .errors import BadName, CollabError, FrameTooBig, ProtocolError, Unavailable
+from .hub import Hub
+from .messages import Message
+
+logger = logging.getLogger("collab.websocket")
+quiet = logging.getLogger("collab.websocket.frames")
+quiet.addHandler(logging.NullHandler())
+quiet.propagate = False
+quiet.setLevel(logging.CRITICAL)
+
+CLOSE_TIME = 5.0
+"""Seconds that the other end has to answer a close frame, or a probe."""
+
+COMPRESS_SIZE = 1024
+"""Bytes of a message from which on compressing is worth while."""
+
+MAX_FRAGMENTS = 4096
+"""Frames of one message."""
+
+BEAT = b"\x89\x00"
+"""A ping."""
+
+
+def frame(payload: bytes, compressed: bool = False) -> bytes:
+    """The unmasked binary frame of a payload.
+
+    (RFC 6455, section 5.2; the bit for compressed ones is RFC 7692's, section 6.)
+    """
+    size = len(payload)
+    first = b"\xc2" if compressed else b"\x82"
+    if size < 126:
+        return b"%c%c%b" % (first, size, payload)
+    if size < 65536:
+        return b"%c\x7e%b%b" % (first, size.to_bytes(2, "big"), payload)
+    return b"%c\x7f%b%b" % (first, size.to_bytes(8, "big"), payload)
+
+
+class Frames:
+    """Messages as WebSocket frames.
+
+    With ``deflate`` large states are compressed, each alone: a compression context per
+    connection would cost 30 KiB, and compress the same bytes again for each.
+    """
+
+    def __init__(self, dialect: ModuleType, deflate: bool) -> None:
+        self.dialect = dialect
+        self.deflate = deflate
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message as one frame."""
+        return frame(self.dialect.encode(message))
+
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message as one frame, compressed if that was negotiated."""
+        payload: bytes = self.dialect.encode(message)
+        if not self.deflate or len(payload) < COMPRESS_SIZE:
+            return frame(payload)
+        deflate = zlib.compressobj(wbits=-15)
+        compressed = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        # "Remove 4 octets (that are 0x00 0x00 0xff 0xff) from the tail end."
+        # (RFC 7692, section 7.2.1)
+        return frame(compressed[:-4], compressed=True)
+
+    join = staticmethod(b"".join)
+
+
+PLAIN = Frames(yjs, deflate=False)
+DEFLATE = Frames(yjs, deflate=True)
+ALIVE = BEAT + frame(yjs.KEEPALIVE)
+
+EXTENSIONS = (
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True, client_no_context_takeover=True
+    ),
+)
+
+
+def _select_subprotocol(
+    protocol: ServerProtocol, offered: Sequence[Subprotocol]
+) -> Subprotocol | None:
+    """Take the first one: a browser drops a connection that takes none of its own."""
+    return offered[0] if offered else None
+
+
+def protocol_class(hub: Hub) -> type[asyncio.Protocol]:
+    """The class for ``uvicorn.Config(ws=...)`` that connects clients to a hub."""
+    return type("HubWebSocket", (WebSocket,), {"hub": hub, "__slots__": ()})
+
+
+class WebSocket(asyncio.Protocol):
+    """One WebSocket connection."""
+
+    __slots__ = (
+        "_closing",
+        "_connection",
+        "_connections",
+        "_fragments",
+        "_fragments_size",
+        "_heard",
+        "_inbox",
+        "_progress",
+        "_protocol",
+        "_spoke",
+        "_stale",
+        "_transport",
+    )
+
+    hub: ClassVar[Hub]
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any) -> None:
+        self._connections: set[Any] = server_state.connections
+        self._protocol = ServerProtocol(
+            extensions=EXTENSIONS,
+            select_subprotocol=_select_subprotocol,
+            max_size=self.hub.limits.frame_size,
+            logger=quiet,
+        )
+        self._connection: Connection | None = None
+        self._fragments: list[bytes] | None = None
+        self._fragments_size = 0
+        self._stale = False
+        self._inbox: deque[Frame] | None = None
+        """Frames that wait, while a message takes a while."""
+        self._heard = True
+        self._closing: asyncio.TimerHandle | None = None
+        self._progress: tuple[int, float] | None = None
+        self._spoke = -1
+
+    # What asyncio and uvicorn call.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport.set_write_buffer_limits(self.hub.limits.slow_size)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                if self._inbox is not None:
+                    self._inbox.append(event)
+                else:
+                    self._receive(event)
+            else:
+                assert isinstance(event, Request)
+                self._shake_hands(event)
+        self._pump()
+
+    def eof_received(self) -> None:
+        self._protocol.receive_eof()
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        if self._closing is not None:
+            self._closing.cancel()
+        self._inbox = None
+        self._leave()
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._progress = (self._pending(), asyncio.get_running_loop().time())
+            self.hub.full.add(self)
+            self._connection.filled()
+
+    def resume_writing(self) -> None:
+        self._progress = None
+        self.hub.full.discard(self)
+        if self._connection is not None:
+            self._connection.drained()
+
+    def shutdown(self) -> None:
+        """Close with 1012 once all edits that have arrived are saved."""
+        if not self.hub.draining:
+            self.hub.draining = True
+        self.hub.spawn(self._shutdown())
+
+    async def _shutdown(self) -> None:
+        await self.hub.drain()
+        self._close(1012, "service restart")
+
+    # The handshake.
+
+    def _shake_hands(self, request: Request) -> None:
+        protocol = self._protocol
+        try:
+            name = document_name(request.path)
+            if name is None:
+                response = protocol.reject(404, "No WebSocket here: try /ws/NAME.\n")
+            else:
+                self.hub.check()
+                response = protocol.accept(request)
+        except CollabError as exc:
+            logger.info("refusing %s: %s", self._peer(), exc)
+            response = protocol.reject(exc.http_status, f"{exc.reason}\n")
+            if isinstance(exc, Unavailable):
+                response.headers["Retry-After"] = "5"
+        protocol.send_response(response)
+        if protocol.state is not State.OPEN:
+            return
+        assert name is not None
+        self._write(protocol.data_to_send())
+        deflate = False
+        for extension in protocol.extensions:
+            if isinstance(extension, PerMessageDeflate):
+                deflate = extension.local_max_window_bits == 15
+        connection = Connection(
+            self.hub,
+            name,
+            yjs,
+            DEFLATE if deflate else PLAIN,
+            _Carrier(self),
+            self._peer(),
+        )
+        self._connection = connection
+        self._spoke = self.hub.add(self)
+        self._await(connection.open())
+
+    # Frames.
+
+    def _receive(self, event: Frame) -> None:
+        """Take a frame of data; control frames are the protocol's business."""
+        connection = self._connection
+        if connection is None or self._closing is not None:
+            return
+        try:
+            opcode = event.opcode
+            if opcode is Opcode.BINARY and event.fin:
+                self._await(connection.receive(bytes(event.data)))
+            elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
+                self._assemble(connection, event)
+            elif opcode is Opcode.TEXT:
+                raise text_refused()
+        except CollabError as exc:
+            self._refuse(exc)
+
+    def _assemble(self, connection: Connection, event: Frame) -> None:
+        if self._fragments is None:
+            self._fragments = []
+            self._fragments_size = 0
+        self._fragments.append(bytes(event.data))
+        self._fragments_size += len(event.data)
+        if len(self._fragments) > MAX_FRAGMENTS:
+            raise FrameTooBig(self._fragments_size, self.hub.limits.frame_size)
+        if event.fin:
+            payload = b"".join(self._fragments)
+            self._fragments = None
+            self._stale = False
+            self._await(connection.receive(payload))
+
+    def _await(self, waiting: Awaitable[None] | None) -> None:
+        """Read nothing more until something is done."""
+        if waiting is None:
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._transport.pause_reading()
+        self.hub.spawn(self._wait(waiting))
+
+    async def _wait(self, waiting: Awaitable[None]) -> None:
+        try:
+            await waiting
+        except CollabError as exc:
+            self._refuse(exc)
+        inbox, self._inbox = self._inbox, None
+        if inbox is None:
+            return  # The connection is lost.
+        while inbox:
+            self._receive(inbox.popleft())
+            if self._inbox is not None:  # It must wait again.
+                self._inbox.extend(inbox)
+                return
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # Sending and closing.
+
+    def _write(self, pieces: list[bytes]) -> None:
+        """Write what the protocol has to say: handshake, pongs, close frames."""
+        if pieces:
+            data = b"".join(pieces)
+            if data and not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _pump(self) -> None:
+        protocol = self._protocol
+        pieces = protocol.data_to_send()
+        if pieces and self._progress is not None and protocol.state is State.OPEN:
+            # It sends pings but doesn't read. "An endpoint MAY elect to send a pong
+            # for only the most recently processed Ping": it gets the next one.
+            # (RFC 6455, section 5.5.3)
+            pieces = []
+        self._write(pieces)
+        if protocol.state is not State.OPEN:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Leave the room and end the connection, if the protocol is done with it."""
+        protocol = self._protocol
+        if protocol.state is State.CONNECTING and protocol.handshake_exc is None:
+            return
+        self._leave()
+        # The server closes TCP first, so that the client holds no TIME_WAIT.
+        # (RFC 6455, section 7.1.1)
+        if (
+            protocol.close_rcvd is not None
+            or protocol.parser_exc is not None
+            or protocol.state is State.CONNECTING
+            or protocol.eof_sent
+        ):
+            self._transport.close()
+        if self._closing is None:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(CLOSE_TIME, self._transport.abort)
+
+    def _refuse(self, error: CollabError) -> None:
+        if self._connection is not None and self._closing is None:
+            self._connection.blame(error)
+            self._close(error.close_code, error.reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        """Start the closing handshake."""
+        if self._protocol.state is State.OPEN:
+            self._leave()
+            self._protocol.send_close(code, reason)
+            self._write(self._protocol.data_to_send())
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(CLOSE_TIME, self._transport.abort)
+        elif self._protocol.state is State.CONNECTING:
+            self._transport.close()
+
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.hub.remove(self, self._spoke)
+            closed = self._protocol.close_rcvd
+            goodbye = closed is not None and closed.code in (1000, 1001, 1005)
+            connection.close(goodbye)
+
+    # The hub's timer.
+
+    def beat(self) -> None:
+        """Ping, say something that y-websocket counts as a message, and listen."""
+        if not self._heard or self._stale:
+            logger.info("%s: no sign of life; closing", self._peer())
+            self._transport.abort()
+            return
+        self._heard = False
+        # A message that is not complete a heartbeat later is not coming.
+        self._stale = self._fragments is not None
+        if self._progress is None:
+            self._transport.write(ALIVE)
+
+    def probe(self) -> None:
+        """Ping now, and give up unless something is heard soon."""
+        self._heard = False
+        self._transport.write(BEAT)
+        asyncio.get_running_loop().call_later(CLOSE_TIME, self._check_probe)
+
+    def _check_probe(self) -> None:
+        if not self._heard and self._connection is not None:
+            self._transport.abort()
+
+    def check_progress(self, now: float) -> None:
+        """Cut off a peer that stopped reading: pings don't notice it."""
+        assert self._progress is not None
+        pending, since = self._progress
+        left = self._pending()
+        if left < pending:
+            self._progress = (left, now)
+        elif now - since > self.hub.limits.slow_time:
+            logger.warning("%s: stopped reading; cutting it off", self._peer())
+            self._transport.abort()
+
+    def _pending(self) -> int:
+        """Bytes that are on their way: in our buffer, and in the kernel's."""
+        return self._transport.get_write_buffer_size() + _unsent(self._transport)
+
+    def _peer(self) -> str:
+        peer = self._transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            return f"{peer[0]}:{peer[1]}"
+        return str(peer or "unix socket")
+
+
+class _Carrier:
+    """What a session may do with a WebSocket. ``write`` is the transport's own."""
+
+    __slots__ = ("probe", "write")
+
+    def __init__(self, socket: WebSocket) -> None:
+        self.write: Any = socket._transport.write
+        self.probe: Any = socket.probe
+
+
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from struct import unpack
+    from termios import TIOCOUTQ
+
+    def _unsent(transport: asyncio.Transport) -> int:
+        socket = transport.get_extra_info("socket")
+        try:
+            (size,) = unpack("i", ioctl(socket.fileno(), TIOCOUTQ, b"\0\0\0\0"))
+        except OSError:
+            return 0
+        return int(size)
+
+else:
+
+    def _unsent(transport: asyncio.Transport) -> int:
+        return 0
+
+
+__all__ = ["BadName", "Frames", "ProtocolError", "WebSocket", "frame", "protocol_class"]
