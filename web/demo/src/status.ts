@@ -127,14 +127,17 @@ export function describeSaved(
   waiting: number,
   loaded: boolean,
 ): { state: "saved" | "saving" | "offline"; text: string } {
-  if (state === "online" || state === "connecting") {
-    if (waiting > 0) return { state: "saving", text: "Saving…" };
-    if (!loaded) return { state: "saving", text: "Opening…" };
-    return { state: "saved", text: "All changes saved" };
+  if (state === "refused" && waiting > 0) {
+    return { state: "offline", text: `${edits(waiting)} not saved` };
   }
-  if (waiting > 0) return { state: "offline", text: `Offline: ${edits(waiting)} waiting` };
-  if (!loaded) return { state: "offline", text: "Not opened yet" };
-  return { state: "saved", text: "All changes saved" };
+  if (state === "offline" && waiting > 0) {
+    return { state: "offline", text: `Offline: ${edits(waiting)} waiting` };
+  }
+  if (waiting > 0) return { state: "saving", text: "Saving…" };
+  if (loaded) return { state: "saved", text: "All changes saved" };
+  if (state === "refused") return { state: "offline", text: "Not opened" };
+  if (state === "offline") return { state: "offline", text: "Not opened yet" };
+  return { state: "saving", text: "Opening…" };
 }
 
 function describeLoss(waiting: number, loaded: boolean): string {
