@@ -147,6 +147,7 @@ class Parsed:
     __slots__ = (
         "bounds",
         "deletes",
+        "exact",
         "faithful",
         "gone",
         "lows",
@@ -189,6 +190,9 @@ class Parsed:
         """The clocks of shared types."""
         self.nested = False
         """Whether an item is anywhere else than in a list at the root."""
+        self.exact = True
+        """Whether pycrdt would encode its values as they are, of a document or only
+        merging. It makes numbers of BigInts, and rounds long fractions in JSON."""
         self.bounds: Mapping[int, tuple[int, int]] = _NO_BOUNDS
         """The bytes of each section: offsets of its first, and behind its last."""
         self.missing = 0, 0
@@ -345,6 +349,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
     bounds: dict[int, tuple[int, int]] = {}
     rivals: dict[tuple[object, str], int] = {}
     nested = False
+    exact = True
     total = 0
     pause = SLICE
 
@@ -485,14 +490,18 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
                 _extend(gone, client, clock, clock + length)
             elif ref == 8:
                 length, at = _read_count(update, at, 1)
-                at = yield from _skip_values(update, at, length, limits.value_depth)
+                at, big = yield from _skip_values(
+                    update, at, length, limits.value_depth
+                )
+                exact = exact and not big
             elif ref == 6:
                 if info & 0x20:
                     raise UpdateRejected("format-as-map-entry")
                 how |= _FORMAT
                 length = 1
                 _, at = _read_text(update, at)
-                at = _skip_json(update, at, limits.json_depth)
+                at, same = _skip_json(update, at, limits.json_depth)
+                exact = exact and same
             elif ref == 7:
                 nested = True
                 length = 1
@@ -505,13 +514,15 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
                 at = _skip_data(update, at)
             elif ref == 5:
                 length = 1
-                at = _skip_json(update, at, limits.json_depth)
+                at, same = _skip_json(update, at, limits.json_depth)
+                exact = exact and same
             elif ref == 9:
                 length = 1
                 _, at = _read_text(update, at)
                 if update[at] != _MAP:
                     raise UpdateRejected("invalid-subdocument")
-                at = yield from _skip_values(update, at, 1, limits.value_depth)
+                at, big = yield from _skip_values(update, at, 1, limits.value_depth)
+                exact = exact and not big
             elif ref == 2:
                 raise UpdateRejected("legacy-json")
             else:
@@ -593,6 +604,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
     parsed.lows = lows
     parsed.types = types
     parsed.nested = nested
+    parsed.exact = exact
     parsed.bounds = bounds
     return parsed
 
@@ -680,9 +692,13 @@ _WIDTHS = {120: 0, 121: 0, _BIGINT: 8, _FLOAT64: 8, _FLOAT32: 4, 126: 0, 127: 0}
 
 def _skip_values(
     update: bytes, at: int, count: int, depth: int
-) -> Generator[None, None, int]:
-    """Check that values of lib0 follow; return the offset behind them."""
+) -> Generator[None, None, tuple[int, bool]]:
+    """Check that values of lib0 follow.
+
+    Returns the offset behind them, and whether there is a BigInt among them.
+    """
     size = len(update)
+    big = False
     # For each array or map that is open, twice the values left in it, odd for a map.
     still = [count << 1]
     budget = SLICE
@@ -708,6 +724,8 @@ def _skip_values(
             at += _WIDTHS[kind]
             if at > size:
                 raise UpdateRejected("truncated")
+            if kind == _BIGINT:
+                big = True
         elif kind in (_ARRAY, _MAP):
             odd = kind == _MAP
             count, at = _read_count(update, at, 1 + odd)
@@ -718,7 +736,7 @@ def _skip_values(
             at = _skip_data(update, at)
         else:
             raise UpdateRejected("invalid-value", str(kind))
-    return at
+    return at, big
 
 
 def _skip_integer(update: bytes, at: int) -> int:
@@ -754,34 +772,24 @@ def _skip_type(update: bytes, at: int) -> int:
     return at
 
 
-def _no_constant(word: str) -> object:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError("number out of range")
-    return number
-
-
-_JSON: Final = json.JSONDecoder(
-    parse_constant=_no_constant, parse_float=_finite, parse_int=_finite
-)
 _USUAL_JSON: Final = frozenset((b"null", b"true", b"false", b'""', b"{}"))
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONG_NUMBER = re.compile(r"[0-9.]{16}|[0-9][eE]")
 _BRACKET_OR_STRING = re.compile(r'[\[{]|[\]}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
-def _skip_json(update: bytes, at: int, depth: int) -> int:
-    """Check that JSON follows that pycrdt reads, and every browser as the same."""
+def _skip_json(update: bytes, at: int, depth: int) -> tuple[int, bool]:
+    """Check that JSON follows that pycrdt reads.
+
+    Returns the offset behind it, and whether pycrdt reads it as every browser does.
+    """
     length, at = _read_uint(update, at)
     end = at + length
     if end > len(update):
         raise UpdateRejected("length-exceeds-bytes")
     raw = update[at:end]
     if raw in _USUAL_JSON:
-        return end
+        return end, True
     text = raw.decode()
     if text.count("[") + text.count("{") > depth and _json_depth(text) > depth:
         raise UpdateRejected("value-too-deep", f"limit {depth}, JSON")
@@ -791,8 +799,52 @@ def _skip_json(update: bytes, at: int, depth: int) -> int:
             # Half a pair cannot be encoded. JSON.stringify escapes it; yrs gives up.
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
-        raise UpdateRejected("invalid-json", type(exc).__name__) from None
-    return end
+        raise UpdateRejected("invalid-json", str(exc)) from None
+    return end, not (_LONG_NUMBER.search(text) and _has_rounded(text))
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("number out of range")
+    return number
+
+
+def _read_int(digits: str) -> float:
+    number = _read_float(digits)
+    if 2.0**63 <= number <= 2.0**64 and 2**63 <= int(digits) < 2**64:
+        raise ValueError("number that yrs takes for a bad 64-bit integer")
+    return number
+
+
+_JSON: Final = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_read_float, parse_int=_read_int
+)
+
+
+def _has_rounded(text: str) -> bool:
+    """Whether JSON has a number that yrs may read as its neighbour.
+
+    It reads fractions and exponents of more than 15 digits, or far from 1, fast
+    rather than right: every tenth ``Math.random()`` comes out as another number.
+    """
+    rounded: list[str] = []
+
+    def note(digits: str) -> None:
+        mantissa, _, exponent = digits.lower().partition("e")
+        if len(mantissa.replace(".", "").strip("-0")) > 15 or exponent:
+            rounded.append(digits)
+
+    def note_int(digits: str) -> None:
+        if not -(2**63) <= int(digits) < 2**63:
+            rounded.append(digits)
+
+    json.JSONDecoder(parse_float=note, parse_int=note_int).decode(text)
+    return bool(rounded)
 
 
 def _json_depth(text: str) -> int:
@@ -921,7 +973,8 @@ class Gate:
         """Whether pycrdt's encoding of the document can be trusted.
 
         It cannot once a surrogate pair was cut in half, as Yjs does when the user of
-        an editor deletes half an emoji: yrs then loses count of the clocks.
+        an editor deletes half an emoji: yrs then loses count of the clocks. Nor when
+        there are values that it makes others of: see ``Parsed.exact``.
         """
         self.lows: dict[int, array[int]] = {}
         """The clocks of the second halves of surrogate pairs, ascending."""
@@ -985,8 +1038,10 @@ class Gate:
                 raise QuotaExceeded("clients", self.limits.clients)
         if parsed.nested or (self.places and parsed.trails):
             parsed.places = self._find_places(parsed)
-        if self.lows or parsed.lows:
-            parsed.faithful = not self._is_cutting(parsed)
+        if not parsed.exact or (
+            (self.lows or parsed.lows) and self._is_cutting(parsed)
+        ):
+            parsed.faithful = False
         return Verdict.READY
 
     def accept(self, parsed: Parsed) -> None:
