@@ -1,7 +1,11 @@
+import { readFileSync } from "node:fs";
 import { defineConfig } from "vitest/config";
 
 /** The server that `npm run dev` passes WebSockets on to. */
 const server = "ws://127.0.0.1:8000";
+
+/** The fonts that are shipped with the page, and so are their licences. */
+const fonts = ["inter", "source-serif-4"];
 
 export default defineConfig({
   // Relative, so that the page also works under a prefix such as /collab/.
@@ -12,9 +16,21 @@ export default defineConfig({
     target: "es2022",
     // Nothing as a data: URL: files can be cached, and the policy stays strict.
     assetsInlineLimit: 0,
-    chunkSizeWarningLimit: 1000,
     license: { fileName: "licenses.md" },
   },
+  plugins: [
+    {
+      name: "font-licenses",
+      apply: "build",
+      generateBundle() {
+        for (const font of fonts) {
+          const path = `node_modules/@fontsource-variable/${font}/LICENSE`;
+          const source = readFileSync(new URL(path, import.meta.url));
+          this.emitFile({ type: "asset", fileName: `license-${font}.txt`, source });
+        }
+      },
+    },
+  ],
   server: { proxy: { "/ws": { target: server, ws: true } } },
   test: { include: ["tests/**/*.test.ts"] },
 });

@@ -79,6 +79,8 @@ export function cursors(text: Y.Text, awareness: Awareness) {
       if (update.docChanged || effects.some((effect) => effect.is(moved))) {
         this.draw(update.view);
         update.view.requestMeasure(turnFlags);
+      } else if (update.geometryChanged) {
+        update.view.requestMeasure(turnFlags);
       }
     }
 

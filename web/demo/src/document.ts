@@ -41,6 +41,7 @@ export function showDocument(name: string): void {
   find("document-panel").addEventListener("toggle", (event) => {
     if ((event as ToggleEvent).newState !== "open") return;
     input.value = name;
+    input.focus();
     input.select();
   });
   find<HTMLFormElement>("open-form").addEventListener("submit", (event) => {

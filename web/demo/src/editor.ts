@@ -7,7 +7,7 @@ import {
   markdownLanguage,
 } from "@codemirror/lang-markdown";
 import { HighlightStyle, syntaxHighlighting } from "@codemirror/language";
-import { EditorState } from "@codemirror/state";
+import { Compartment, EditorState } from "@codemirror/state";
 import { EditorView, keymap } from "@codemirror/view";
 import { tags } from "@lezer/highlight";
 import { yCollab, yUndoManagerKeymap } from "y-codemirror.next";
@@ -30,13 +30,16 @@ const looks = HighlightStyle.define([
   { tag: [tags.processingInstruction, tags.contentSeparator], class: "md-mark" },
 ]);
 
+/** Whether the text can be changed. */
+const access = new Compartment();
+
 /** Show a shared text in an element, for editing. */
 export function createEditor(
   parent: HTMLElement,
   text: Y.Text,
   awareness: Awareness,
 ): EditorView {
-  const view = new EditorView({
+  return new EditorView({
     parent,
     state: EditorState.create({
       doc: text.toString(),
@@ -49,6 +52,7 @@ export function createEditor(
         ]),
         markdownLanguage,
         syntaxHighlighting(looks),
+        access.of([]),
         EditorView.lineWrapping,
         EditorView.contentAttributes.of({
           "aria-label": "Text of the document",
@@ -64,7 +68,14 @@ export function createEditor(
       ],
     }),
   });
-  return view;
+}
+
+/** Keep people from writing what the server would not take. */
+export function makeReadOnly(view: EditorView): void {
+  const attributes = EditorView.contentAttributes.of({ "aria-readonly": "true" });
+  view.dispatch({
+    effects: access.reconfigure([EditorState.readOnly.of(true), attributes]),
+  });
 }
 
 /** Scroll to where somebody is, if they are anywhere. */

@@ -5,7 +5,7 @@ import * as Y from "yjs";
 import { connect } from "./connection";
 import { chooseDocument, setUpShare, showDocument } from "./document";
 import { find } from "./dom";
-import { count, createEditor, scrollTo } from "./editor";
+import { count, createEditor, makeReadOnly, scrollTo } from "./editor";
 import { showPeople } from "./people";
 import { watchSaved } from "./saved";
 import { showStatus } from "./status";
@@ -21,7 +21,10 @@ setUpShare();
 
 const doc = new Y.Doc();
 const text = doc.getText("text");
-const status = showStatus(() => link.retry());
+const status = showStatus(
+  () => link.retry(),
+  () => makeReadOnly(view),
+);
 const link = connect(name, doc, status.connection, status.denied);
 const { provider } = link;
 watchSaved(provider, status.waiting);

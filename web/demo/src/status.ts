@@ -16,8 +16,12 @@ export interface Status {
   denied(reason: string): void;
 }
 
-/** Start with a page that connects and has nothing to save. */
-export function showStatus(retry: () => void): Status {
+/**
+ * Start with a page that connects and has nothing to save.
+ *
+ * `lock` is called when the server won't take what is written here.
+ */
+export function showStatus(retry: () => void, lock: () => void): Status {
   const connectionElement = find("connection");
   const savedElement = find("saved");
   const banner = find("banner");
@@ -57,8 +61,8 @@ export function showStatus(retry: () => void): Status {
     banner.dataset["kind"] = refused || denial !== null ? "refused" : "lost";
     retryButton.hidden = !lost;
     if (connection.state === "refused") setText(bannerText, connection.reason);
-    else if (lost) setText(bannerText, describeLoss(waiting, loaded));
     else if (denial !== null) setText(bannerText, denial);
+    else if (lost) setText(bannerText, describeLoss(waiting, loaded));
   };
 
   setInterval(() => {
@@ -80,7 +84,10 @@ export function showStatus(retry: () => void): Status {
         loaded = true;
         document.body.classList.add("loaded");
       }
-      if (next.state === "refused") announce(next.reason);
+      if (next.state === "refused") {
+        announce(next.reason);
+        lock();
+      }
       connection = next;
       draw();
     },
@@ -91,6 +98,7 @@ export function showStatus(retry: () => void): Status {
     denied(reason) {
       denial = reason || "You may read this document but not change it.";
       announce(denial);
+      lock();
       draw();
     },
   };
