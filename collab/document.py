@@ -11,6 +11,7 @@ on, a document keeps the bytes of its updates too, and is served from them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from heapq import heappop, heappush
@@ -71,7 +72,10 @@ class Document:
             raise ProtocolError(f"index of version {version}")
         gate, at = wire.read_data(index, at)
         count, at = wire.read_uint(index, at)
-        document.gate = Gate.decode(gate)
+        try:
+            document.gate = Gate.decode(gate)
+        except ValueError as exc:
+            raise ProtocolError("index without a gate of ours") from exc
         document._merge(state)
         if not document.gate.faithful:
             document.pieces = [state]
@@ -208,7 +212,7 @@ class Document:
         # Only what we know of, within what we know: nothing else reaches pycrdt.
         known = self.gate.clocks
         trimmed = {
-            client: min(clock, known[client])
+            client: self._before_pair(client, min(clock, known[client]))
             for client, clock in clocks.items()
             if client in known and clock
         }
@@ -218,6 +222,18 @@ class Document:
         if self.pieces is None:
             return self.doc.get_update(encoded)
         return get_update(self.state(), encoded)
+
+    def _before_pair(self, client: int, clock: int) -> int:
+        """A clock that is not between the halves of a surrogate pair.
+
+        pycrdt would leave the half out and give what follows its clock.
+        """
+        lows = self.gate.lows.get(client)
+        if lows is not None:
+            at = bisect_left(lows, clock)
+            if at < len(lows) and lows[at] == clock:
+                return clock - 1
+        return clock
 
     def verify(self, state: bytes) -> bool:
         """Whether a state says of this document what its log says.
