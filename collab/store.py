@@ -1,17 +1,18 @@
 """The log in SQL: what every document has been told, in order, on disk.
 
 An update has a position in its document's log: 1, 2, 3, without a gap. An edit exists
-when the transaction that gave it a position has committed. Everything else here serves
-opening a document quickly (snapshots) or finding it (documents).
+when the transaction that gave it its position has committed. All else here serves
+to open a document quickly (snapshots) or to find it (documents).
 
 The methods block, and may be called from any thread. Writing happens on one connection
-behind one lock, reading on as many as there are threads. Python releases the GIL for
-each statement and must win it back from a busy event loop afterwards, which takes up
-to 5 ms; hence a commit is four statements, however many rows it has.
+behind one lock, reading on as many as there are threads. Python gives the GIL away for
+each step of a statement, and a busy event loop may keep it for 5 ms: so a commit is
+BEGIN, UPDATE, INSERT and COMMIT, however many documents and updates are in it.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 import time
@@ -26,14 +27,19 @@ from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Connection, event, select
+from sqlalchemy import Column, Connection, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from .errors import DatabaseTooNew, DatabaseUnreachable, StoreError
 
+T = TypeVar("T")
+
 REVISION = "0001"
 """The newest migration: a database that has it is opened without importing Alembic."""
+
+SQLITE = (3, 33, 0)
+"""The oldest SQLite that knows ``UPDATE ... FROM``."""
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process that is writing to the same SQLite file."""
@@ -42,10 +48,13 @@ WAL_SIZE = 64 * 2**20
 """Bytes to which SQLite truncates its write-ahead log after a checkpoint."""
 
 ROWS_PER_STATEMENT = 128
-"""Rows per INSERT: each number of rows is a statement that SQLite keeps prepared."""
+"""Rows per INSERT. Each number of rows is a statement that stays prepared (94 KB for
+128 rows), so that a commit costs a third; more rows take more statements."""
 
 KNOWN_HEADS = 100_000
-"""Documents whose id and head are remembered between two appends."""
+"""Documents whose id and head are remembered from one append to the next."""
+
+# Tables.
 
 metadata = sa.MetaData(
     naming_convention={
@@ -55,79 +64,124 @@ metadata = sa.MetaData(
         "ix": "ix_%(table_name)s_%(column_0_name)s",
     }
 )
-
-_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_BLOB = sa.LargeBinary(2**32 - 1)
-# Names are compared byte by byte. On MySQL even the binary collations of text take
+ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+BLOB = sa.LargeBinary(2**32 - 1)
+# Names are compared byte by byte. In MySQL even the binary collations of text take
 # "a" and "a " for the same name; bytes don't.
-_NAME = (
+NAME = (
     sa.String(255)
     .with_variant(sa.String(255, collation="C"), "postgresql")
     .with_variant(sa.VARBINARY(255), "mysql", "mariadb")
 )
-# Times are milliseconds since 1970 in UTC: the one representation that all databases
-# store, compare and return alike.
+# All databases store, compare and return it alike, which cannot be said of their times.
+MILLISECONDS = sa.BigInteger()
 
 
-def _document_id() -> Column[int]:
-    return Column(
-        "document_id",
-        _ID,
-        sa.ForeignKey("documents.id", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
+def _positions(table: str, *columns: Column[object]) -> sa.Table:
+    """A table of what is at positions of documents."""
+    document = sa.ForeignKey("documents.id", ondelete="CASCADE")
+    return sa.Table(
+        table,
+        metadata,
+        Column("document_id", ID, document, primary_key=True, autoincrement=False),
+        Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+        *columns,
     )
-
-
-def _position() -> Column[int]:
-    return Column("position", sa.BigInteger, primary_key=True, autoincrement=False)
 
 
 documents = sa.Table(
     "documents",
     metadata,
-    Column("id", _ID, primary_key=True),
-    Column("name", _NAME, nullable=False, unique=True),
-    Column("head", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    Column("id", ID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("head", sa.BigInteger, nullable=False, server_default=text("0")),
     Column("epoch", sa.String(32), nullable=False),
-    Column("created_at", sa.BigInteger, nullable=False),
-    Column("updated_at", sa.BigInteger, nullable=False),
-    Column("deleted_at", sa.BigInteger),
+    Column("created_at", MILLISECONDS, nullable=False),
+    Column("updated_at", MILLISECONDS, nullable=False),
+    Column("deleted_at", MILLISECONDS),
     Column("metadata", sa.JSON),
-    # Without it SQLite may give the id of a deleted document to the next one.
+    # Else SQLite gives the id of a deleted document to the next one.
     sqlite_autoincrement=True,
 )
-# Design and Python say "update" and "index"; as column names both must be quoted, and
-# each database quotes differently.
-updates = sa.Table(
+# `data` and `gate` are what Python calls `update` and `index`: as names of columns both
+# would have to be quoted, in each database differently.
+updates = _positions(
     "updates",
-    metadata,
-    _document_id(),
-    _position(),
-    Column("data", _BLOB, nullable=False),
+    Column("data", BLOB, nullable=False),
     Column("author", sa.Text),
-    Column("at", sa.BigInteger, nullable=False),
+    Column("at", MILLISECONDS, nullable=False),
     Column("crc", sa.BigInteger, nullable=False),
 )
-snapshots = sa.Table(
+snapshots = _positions(
     "snapshots",
-    metadata,
-    _document_id(),
-    _position(),
-    Column("state", _BLOB, nullable=False),
-    Column("gate", _BLOB, nullable=False),
-    Column("at", sa.BigInteger, nullable=False),
+    Column("state", BLOB, nullable=False),
+    Column("gate", BLOB, nullable=False),
+    Column("at", MILLISECONDS, nullable=False),
     Column("crc", sa.BigInteger, nullable=False),
 )
-versions = sa.Table(
+versions = _positions(
     "versions",
-    metadata,
-    _document_id(),
-    _position(),
     Column("name", sa.String(255), nullable=False),
     Column("author", sa.Text),
-    Column("at", sa.BigInteger, nullable=False),
+    Column("at", MILLISECONDS, nullable=False),
 )
+
+# Queries.
+
+_FIND = text("SELECT id, epoch, head FROM documents WHERE name = :name")
+_FIND_ALL = text(
+    "SELECT name, id, head FROM documents WHERE name IN :names"
+).bindparams(sa.bindparam("names", expanding=True))
+_LIST = text(
+    "SELECT name FROM documents WHERE name > :after AND deleted_at IS NULL"
+    " ORDER BY name LIMIT :limit"
+)
+_CREATE = text(
+    "INSERT INTO documents (name, epoch, created_at, updated_at)"
+    " VALUES (:name, :epoch, :now, :now)"
+)
+_HEAD = text("SELECT head FROM documents WHERE id = :id")
+_UPDATES = text(
+    "SELECT position, data, crc FROM updates"
+    " WHERE document_id = :id AND position > :after AND position <= :until"
+    " ORDER BY position"
+)
+_SNAPSHOTS = text(
+    "SELECT position FROM snapshots WHERE document_id = :id ORDER BY position DESC"
+)
+_SNAPSHOT = text(
+    "SELECT state, gate, crc FROM snapshots"
+    " WHERE document_id = :id AND position = :position"
+)
+_DELETE_SNAPSHOT = text(
+    "DELETE FROM snapshots WHERE document_id = :id AND position = :position"
+)
+_INSERT_SNAPSHOT = text(
+    "INSERT INTO snapshots (document_id, position, state, gate, at, crc)"
+    " VALUES (:id, :position, :state, :gate, :at, :crc)"
+)
+
+
+@lru_cache(ROWS_PER_STATEMENT)
+def _advance(count: int) -> str:
+    # VALUES has no other names for its columns: here id, head before, and gain.
+    rows = ", ".join(["(?, ?, ?)"] * count)
+    return (
+        "UPDATE documents SET head = head + column3, updated_at = ?"
+        f" FROM (VALUES {rows}) WHERE id = column1 AND head = column2"
+    )
+
+
+@lru_cache(ROWS_PER_STATEMENT)
+def _insert(count: int) -> str:
+    rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * count)
+    return (
+        "INSERT INTO updates (document_id, position, data, author, at, crc)"
+        f" VALUES {rows}"
+    )
+
+
+# Values.
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +193,7 @@ class Append:
 
 
 class Row(NamedTuple):
-    """One update of a log. A tuple, since there may be 100,000 in a tail."""
+    """One update of a log. A tuple, since a tail may have 100,000."""
 
     position: int
     update: bytes
@@ -165,12 +219,8 @@ class Damaged:
     cause: str
 
     def __str__(self) -> str:
-        here = (
-            str(self.first)
-            if self.first == self.last
-            else f"{self.first} to {self.last}"
-        )
-        return f"{self.what} {here} {self.cause}"
+        until = f" to {self.last}" if self.last > self.first else ""
+        return f"{self.what} {self.first}{until} {self.cause}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,70 +243,57 @@ def checksum(document_id: int, position: int, *data: bytes) -> int:
 
     It covers where the row belongs, so that rows which changed places are found too.
     """
-    crc = crc32(_WHERE.pack(document_id, position))
+    crc = crc32(_PLACE.pack(document_id, position))
     for part in data:
         crc = crc32(part, crc)
     return crc
 
 
-T = TypeVar("T")
-_WHERE = struct.Struct(">qq")
-
-
-@lru_cache(maxsize=ROWS_PER_STATEMENT)
-def _advance(count: int) -> str:
-    return (
-        "UPDATE documents SET head = documents.head + gain.column3, updated_at = ?"
-        f" FROM (VALUES {', '.join(['(?, ?, ?)'] * count)}) AS gain"
-        " WHERE documents.id = gain.column1 AND documents.head = gain.column2"
-    )
-
-
-@lru_cache(maxsize=ROWS_PER_STATEMENT)
-def _insert(count: int) -> str:
-    return (
-        "INSERT INTO updates (document_id, position, data, author, at, crc)"
-        f" VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * count)}"
-    )
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
+_PLACE = struct.Struct(">qq")
 
 
 class Store:
-    """The log of all documents in one database."""
+    """The log of all documents, in one database.
+
+    Every method may raise a :class:`~collab.errors.StoreError`; it has changed nothing
+    then.
+    """
 
     def __init__(self, url: str) -> None:
         """Check the URL; nothing is opened yet.
 
         Raises:
-            DatabaseUnreachable: If this version has no such database.
+            DatabaseUnreachable: If there is no such database, or no driver for it.
         """
+        usage = "write sqlite:///collab.db or sqlite:////absolute/path/collab.db"
         try:
             parsed = sa.make_url(url)
-            driver = parsed.get_driver_name()
+            driver = parsed.get_dialect().driver
         except (ArgumentError, NoSuchModuleError):
-            raise DatabaseUnreachable(
-                f"{url!r} is not the URL of a database; write sqlite:///collab.db or"
-                " sqlite:////absolute/path/collab.db"
-            ) from None
-        if parsed.get_backend_name() != "sqlite" or driver != "pysqlite":
-            raise DatabaseUnreachable(
-                f"{parsed.render_as_string()}: this version keeps its log in SQLite;"
-                " write sqlite:///collab.db or sqlite:////absolute/path/collab.db"
-            )
+            raise DatabaseUnreachable(f"{url!r} is no database; {usage}") from None
         self._shown = parsed.render_as_string()
+        if driver != "pysqlite":
+            raise DatabaseUnreachable(
+                f"this version cannot keep its log in {self._shown}; {usage}"
+            )
+        if sqlite3.sqlite_version_info < SQLITE:
+            raise DatabaseUnreachable(
+                f"this Python has SQLite {sqlite3.sqlite_version}, and the log needs"
+                f" {'.'.join(map(str, SQLITE))}; install a newer Python"
+            )
         self.url = url
-        self.in_memory = parsed.database in (None, "", ":memory:")
-        self.path = None if self.in_memory else Path(str(parsed.database)).absolute()
+        self.path = (
+            Path(parsed.database).absolute()
+            if parsed.database and parsed.database != ":memory:"
+            else None
+        )
+        options = {
+            "timeout": str(BUSY_TIMEOUT),
+            "cached_statements": str(2 * ROWS_PER_STATEMENT),
+            "check_same_thread": "false",
+        }
         self._engine = sa.create_engine(
-            parsed,
-            connect_args={
-                "timeout": BUSY_TIMEOUT,
-                "cached_statements": 2 * ROWS_PER_STATEMENT,
-                "check_same_thread": False,
-            },
+            parsed.set(query=options | dict(parsed.query)),
             poolclass=StaticPool if self.in_memory else None,
         )
         event.listen(self._engine, "connect", _configure)
@@ -273,6 +310,11 @@ class Store:
         """The URL of the database, without its password."""
         return self._shown
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the log is gone with this process, and no other can read it."""
+        return self.path is None
+
     def open(self) -> None:
         """Connect, and bring the tables up to date.
 
@@ -285,10 +327,14 @@ class Store:
         with self.exclusively() as connection:
             found = None
             if sa.inspect(connection).has_table("alembic_version"):
-                query = "SELECT version_num FROM alembic_version"
-                found = connection.exec_driver_sql(query).scalar()
+                query = text("SELECT version_num FROM alembic_version")
+                found = connection.execute(query).scalar()
             if found != REVISION:
                 self._migrate(connection, found)
+                return
+            # SQLite begins to write in a file that it may only read: try it.
+            touch = text("UPDATE alembic_version SET version_num = version_num")
+            connection.execute(touch)
 
     def close(self) -> None:
         """Close all connections. Closing twice is harmless."""
@@ -297,13 +343,9 @@ class Store:
             self._engine.dispose()
 
     def ping(self) -> None:
-        """Check that the database answers.
-
-        Raises:
-            StoreError: If it doesn't.
-        """
-        with self._read() as connection:
-            connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        """Check that the database answers."""
+        with self._view() as connection:
+            connection.execute(text("SELECT version_num FROM alembic_version"))
 
     def append(self, batch: Sequence[Append]) -> list[int]:
         """Append to several logs in one transaction; return the new head of each.
@@ -312,18 +354,16 @@ class Store:
         created. A document may occur more than once.
 
         Raises:
-            DatabaseUnreachable: If nothing can be written now.
+            DatabaseUnreachable: If nothing can be written at the moment.
             StoreError: If something in the batch cannot be stored.
-
-        Nothing of the batch is stored then.
         """
         if not batch:
             return []
         with self._writing:
             heads = self._append(batch)
             if heads is None:
-                # Another process appended to, or deleted, one of the documents. What
-                # we remember is forgotten now, and read within the transaction.
+                # Another process appended to one of the documents, or deleted it. Now
+                # that we remember nothing, we read within the transaction.
                 heads = self._append(batch)
         assert heads is not None
         return heads
@@ -331,15 +371,11 @@ class Store:
     def load(self, name: str) -> Stored:
         """Read all that is needed to open a document. Reading creates nothing.
 
-        The damaged is reported, not hidden: behind a damaged snapshot stands the
+        What is damaged is left out, and reported. Behind a damaged snapshot stands the
         previous one, with more rows.
         """
-        with self._read() as connection:
-            found = connection.execute(
-                select(documents.c.id, documents.c.epoch, documents.c.head).where(
-                    documents.c.name == name
-                )
-            ).one_or_none()
+        with self._view() as connection:
+            found = connection.execute(_FIND, {"name": name}).one_or_none()
             if found is None:
                 return Stored(None, None, 0, None, [], [])
             document_id, epoch, head = found
@@ -350,11 +386,9 @@ class Store:
             return Stored(document_id, epoch, head, snapshot, rows, damaged)
 
     def read(self, name: str, after: int, limit: int) -> list[Row]:
-        """Read at most ``limit`` updates behind a position, but no damaged ones."""
-        with self._read() as connection:
-            found = connection.execute(
-                select(documents.c.id, documents.c.head).where(documents.c.name == name)
-            ).one_or_none()
+        """Read the undamaged updates at the ``limit`` positions behind ``after``."""
+        with self._view() as connection:
+            found = connection.execute(_FIND, {"name": name}).one_or_none()
             if found is None:
                 return []
             until = min(found.head, after + limit)
@@ -368,101 +402,38 @@ class Store:
         Writing it again changes nothing, or repairs it. ``False``: there is a newer
         one, or no such position, since the document was deleted meanwhile.
         """
+        here = {"id": document_id, "position": position}
         with self.exclusively() as connection:
-            head = connection.execute(
-                select(documents.c.head).where(documents.c.id == document_id)
-            ).scalar()
+            head = connection.execute(_HEAD, here).scalar()
             if head is None or head < position:
                 return False
-            here = snapshots.c.document_id == document_id
-            kept = connection.scalars(
-                select(snapshots.c.position)
-                .where(here)
-                .order_by(snapshots.c.position.desc())
-            ).all()
+            kept = connection.execute(_SNAPSHOTS, here).scalars().all()
             if kept and kept[0] > position:
                 return False
-            previous = [other for other in kept if other < position][:1]
-            connection.execute(
-                snapshots.delete().where(here, snapshots.c.position.not_in(previous))
-            )
-            connection.execute(
-                sa.insert(snapshots).values(
-                    document_id=document_id,
-                    position=position,
-                    state=state,
-                    gate=index,
-                    at=_now(),
-                    crc=checksum(document_id, position, state, index),
-                )
-            )
+            previous = next((other for other in kept if other < position), None)
+            for other in kept:
+                if other != previous:
+                    old = {"id": document_id, "position": other}
+                    connection.execute(_DELETE_SNAPSHOT, old)
+            crc = checksum(document_id, position, state, index)
+            row = {"state": state, "gate": index, "at": _now(), "crc": crc}
+            connection.execute(_INSERT_SNAPSHOT, here | row)
             return True
 
     def names(self, after: str = "", limit: int = 1000) -> list[str]:
         """List documents by name, in the order of their bytes."""
-        with self._read() as connection:
-            query = (
-                select(documents.c.name)
-                .where(documents.c.name > after, documents.c.deleted_at.is_(None))
-                .order_by(documents.c.name)
-                .limit(limit)
-            )
-            return list(connection.scalars(query))
+        with self._view() as connection:
+            rows = connection.execute(_LIST, {"after": after, "limit": limit})
+            return list(rows.scalars())
 
     def exists(self, name: str) -> bool:
         """Whether the document has ever been written to."""
-        with self._read() as connection:
-            query = select(documents.c.id).where(documents.c.name == name)
-            return connection.execute(query).first() is not None
-
-    # -- appending --
-
-    def _append(self, batch: Sequence[Append]) -> list[int] | None:
-        """Append, or return ``None`` if the heads we remember are no longer true."""
-        gains: dict[str, int] = {}
-        for entry in batch:
-            gains[entry.name] = gains.get(entry.name, 0) + len(entry.updates)
-        now = _now()
-        with self.exclusively() as connection:
-            heads = {n: self._heads[n] for n in gains if n in self._heads}
-            if unknown := [name for name in gains if name not in heads]:
-                heads.update(_find_or_create(connection, unknown, now))
-            advances = [v for n, gain in gains.items() for v in (*heads[n], gain)]
-            advanced = 0
-            for part in _slices(advances, 3 * ROWS_PER_STATEMENT):
-                advanced += connection.exec_driver_sql(
-                    _advance(len(part) // 3), (now, *part)
-                ).rowcount
-            if advanced != len(gains):
-                self._heads.clear()
-                connection.rollback()
-                return None
-            values: list[object] = []
-            result = []
-            for entry in batch:
-                document_id, head = heads[entry.name]
-                for update, author in entry.updates:
-                    head += 1
-                    crc = checksum(document_id, head, update)
-                    values += (document_id, head, update, author, now, crc)
-                heads[entry.name] = document_id, head
-                result.append(head)
-            for rows in _slices(values, 6 * ROWS_PER_STATEMENT):
-                connection.exec_driver_sql(_insert(len(rows) // 6), tuple(rows))
-        if len(self._heads) > KNOWN_HEADS:
-            self._heads.clear()
-        self._heads.update(heads)
-        return result
-
-    # -- connections --
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._reading, self._translated(), self._engine.begin() as connection:
-            yield connection
+        with self._view() as connection:
+            return connection.execute(_FIND, {"name": name}).first() is not None
 
     @contextmanager
     def exclusively(self) -> Iterator[Connection]:
+        """A transaction that is alone in writing from beginning to end."""
         with self._writing, self._translated():
             try:
                 if self._writer is None:
@@ -475,11 +446,55 @@ class Store:
                 self._hang_up()
                 raise
 
+    @contextmanager
+    def _view(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database and never waits."""
+        with self._reading, self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    def _append(self, batch: Sequence[Append]) -> list[int] | None:
+        """Append, or return ``None`` if the heads we remember are no longer true."""
+        gains: dict[str, int] = {}
+        for entry in batch:
+            gains[entry.name] = gains.get(entry.name, 0) + len(entry.updates)
+        now = _now()
+        with self.exclusively() as connection:
+            heads = {name: self._heads[name] for name in gains if name in self._heads}
+            unknown = [name for name in gains if name not in heads]
+            for names in _slices(unknown, ROWS_PER_STATEMENT):
+                heads |= _find_or_create(connection, names, now)
+            advanced = 0
+            for part in _slices(list(gains), ROWS_PER_STATEMENT):
+                values = (v for name in part for v in (*heads[name], gains[name]))
+                statement = _advance(len(part))
+                result = connection.exec_driver_sql(statement, (now, *values))
+                advanced += result.rowcount
+            if advanced != len(gains):
+                self._heads.clear()
+                connection.rollback()
+                return None
+            rows: list[object] = []
+            reached = []
+            for entry in batch:
+                document_id, head = heads[entry.name]
+                for update, author in entry.updates:
+                    head += 1
+                    crc = checksum(document_id, head, update)
+                    rows += (document_id, head, update, author, now, crc)
+                heads[entry.name] = document_id, head
+                reached.append(head)
+            for fields in _slices(rows, 6 * ROWS_PER_STATEMENT):
+                connection.exec_driver_sql(_insert(len(fields) // 6), tuple(fields))
+        if len(self._heads) > KNOWN_HEADS:
+            self._heads.clear()
+        self._heads |= heads
+        return reached
+
     def _hang_up(self) -> None:
         writer, self._writer = self._writer, None
         if writer is None:
             return
-        if self.path:
+        if not self.in_memory:
             writer.invalidate()
         writer.close()
 
@@ -491,48 +506,42 @@ class Store:
         config = Config()
         config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
         config.attributes["connection"] = connection
-        known = {
-            s.revision for s in ScriptDirectory.from_config(config).walk_revisions()
-        }
-        if found is not None and found not in known:
+        scripts = ScriptDirectory.from_config(config).walk_revisions()
+        if found is not None and found not in {script.revision for script in scripts}:
             raise DatabaseTooNew(
-                f"{self.path} was written by a newer version of collab-server (its"
-                f" tables are at {found}, this version knows {REVISION}); install that"
-                " version or restore a backup"
+                f"the tables of {self} are at revision {found}, and this version of"
+                f" collab-server knows {REVISION}; install the version that wrote them,"
+                " or restore a backup"
             )
         command.upgrade(config, "head")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise what a database, a driver or a file system says as a StoreError."""
+        """Raise what a database or its driver says as a StoreError."""
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as exc:
             cause = exc.orig if isinstance(exc, DBAPIError) else exc
-            code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-            where = self.path or "in memory"
-            if advice := _advice(code, self.path):
-                raise DatabaseUnreachable(
-                    f"cannot use the database {where}: {cause} ({advice})"
-                ) from exc
-            raise StoreError(f"the database {where} refused: {cause}") from exc
+            advice = _advice(getattr(cause, "sqlite_errorcode", 0) & 0xFF, self.path)
+            if advice:
+                message = f"cannot use the database {self}: {cause}; {advice}"
+                raise DatabaseUnreachable(message) from exc
+            raise StoreError(f"the database {self} refuses: {cause}") from exc
 
 
 def _advice(code: int, path: Path | None) -> str | None:
-    """What to do about an error of SQLite that is not the fault of a statement."""
+    """What to do about an error of SQLite that is no fault of the statement."""
     match code:
-        case sqlite3.SQLITE_CANTOPEN if path and not path.parent.is_dir():
-            return f"create the directory {path.parent}, or name another file"
-        case sqlite3.SQLITE_CANTOPEN if path and path.is_dir():
-            return "it is a directory; name a file in it"
-        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-            return "let this user read and write the file and its directory"
+        case sqlite3.SQLITE_CANTOPEN if path and os.path.isdir(path):
+            return "name a file in that directory"
+        case sqlite3.SQLITE_CANTOPEN if path:
+            return f"{path.parent} must be a directory that this user may write to"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return "this user must be able to write to the file and its directory"
         case sqlite3.SQLITE_NOTADB:
-            return "it is some other file; name another"
+            return "it is some other file, so name another"
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return (
-                f"another process has been writing to it for {BUSY_TIMEOUT:g} seconds"
-            )
+            return "another process has been writing to it for too long"
         case sqlite3.SQLITE_FULL:
             return "make room on its disk"
         case sqlite3.SQLITE_IOERR:
@@ -545,42 +554,25 @@ def _find_or_create(
     connection: Connection, names: Sequence[str], now: int
 ) -> dict[str, tuple[int, int]]:
     """The ids and heads of documents, by name."""
-    found: dict[str, tuple[int, int]] = {}
-    for part in _slices(names, ROWS_PER_STATEMENT):
-        query = select(documents.c.name, documents.c.id, documents.c.head).where(
-            documents.c.name.in_(part)
-        )
-        found |= {name: (id, head) for name, id, head in connection.execute(query)}
-        if missing := [name for name in part if name not in found]:
-            rows = [
-                {
-                    "name": name,
-                    "epoch": uuid.uuid4().hex,
-                    "created_at": now,
-                    "updated_at": now,
-                }
-                for name in missing
-            ]
-            connection.execute(sa.insert(documents), rows)
-            found |= {name: (id, head) for name, id, head in connection.execute(query)}
-    return found
+    rows = connection.execute(_FIND_ALL, {"names": names})
+    found = {name: (id, head) for name, id, head in rows}
+    missing = [
+        {"name": name, "epoch": uuid.uuid4().hex, "now": now}
+        for name in names
+        if name not in found
+    ]
+    if not missing:
+        return found
+    connection.execute(_CREATE, missing)
+    return _find_or_create(connection, names, now)
 
 
 def _newest(
     connection: Connection, document_id: int, damaged: list[Damaged]
 ) -> Snapshot | None:
-    positions = connection.scalars(
-        select(snapshots.c.position)
-        .where(snapshots.c.document_id == document_id)
-        .order_by(snapshots.c.position.desc())
-    ).all()
-    for position in positions:
-        state, gate, crc = connection.execute(
-            select(snapshots.c.state, snapshots.c.gate, snapshots.c.crc).where(
-                snapshots.c.document_id == document_id,
-                snapshots.c.position == position,
-            )
-        ).one()
+    for position in connection.execute(_SNAPSHOTS, {"id": document_id}).scalars().all():
+        here = {"id": document_id, "position": position}
+        state, gate, crc = connection.execute(_SNAPSHOT, here).one()
         if crc == checksum(document_id, position, state, gate):
             return Snapshot(position, state, gate)
         damaged.append(Damaged("snapshot", position, position, "has a wrong CRC-32"))
@@ -596,12 +588,8 @@ def _rows(
 ) -> list[Row]:
     rows = []
     expected = after + 1
-    for position, data, crc in connection.exec_driver_sql(
-        "SELECT position, data, crc FROM updates"
-        " WHERE document_id = ? AND position > ? AND position <= ?"
-        " ORDER BY position",
-        (document_id, after, until),
-    ):
+    where = {"id": document_id, "after": after, "until": until}
+    for position, data, crc in connection.execute(_UPDATES, where).all():
         if position != expected:
             damaged.append(Damaged("update", expected, position - 1, "is missing"))
         expected = position + 1
@@ -617,39 +605,41 @@ def _rows(
 def _configure(connection: sqlite3.Connection, _: object) -> None:
     # Python's sqlite3 would begin transactions on its own: late, and not for reading.
     connection.isolation_level = None
-    connection.execute("PRAGMA synchronous = FULL")  # A commit returns from the disk.
+    connection.execute("PRAGMA synchronous = FULL")  # Each commit reaches the disk.
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cache_size = -16000")  # KiB
     connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
-    deadline = time.monotonic() + BUSY_TIMEOUT
+    patience = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as exc:
-            # Two processes are creating the file, and for this SQLite does not wait.
-            if (
-                exc.sqlite_errorcode != sqlite3.SQLITE_BUSY
-                or time.monotonic() > deadline
-            ):
+            # Two processes create the file at once, and SQLite does not wait for this.
+            busy = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > patience:
                 raise
             time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that starts reading and then writes fails if somebody else wrote in
-    # between; one that is going to write says so.
+    # A transaction that reads and then writes fails if somebody else wrote in between:
+    # one that is going to write says so at once.
     write = connection.get_execution_options().get("write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _migrations() -> Path:
-    """Where the migrations are: inside the installed package, or beside it."""
+    """Where the migrations are: in the installed package, or beside it."""
     package = Path(__file__).parent
-    shipped = package / "migrations"
-    return shipped if shipped.is_dir() else package.parent / "migrations"
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def _slices(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for at in range(0, len(values), size):
         yield values[at : at + size]
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
