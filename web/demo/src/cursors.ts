@@ -11,6 +11,7 @@ import {
 } from "@codemirror/view";
 import type { Awareness } from "y-protocols/awareness";
 import * as Y from "yjs";
+import { oncePerFrame } from "./dom";
 import { isRecord, type Person, readPerson, readSelection } from "./presence";
 
 /** Says that somebody moved, came or went. */
@@ -54,14 +55,19 @@ class Caret extends WidgetType {
 export function cursors(text: Y.Text, awareness: Awareness) {
   class Cursors {
     decorations: DecorationSet = RangeSet.empty;
+    /** Whether somebody is where our text doesn't reach yet. */
+    private ahead = false;
     /** Each client's last position as it was sent, and how often it has changed. */
     private readonly seen = new Map<number, { cursor: string; moves: number }>();
 
     private readonly listener = (changes: Record<string, number[]>): void => {
       const clients = Object.values(changes).flat();
-      if (clients.every((client) => client === awareness.clientID)) return;
-      this.view.dispatch({ effects: moved.of(null) });
+      if (clients.some((client) => client !== awareness.clientID)) this.redraw();
     };
+
+    private readonly redraw = oncePerFrame(() => {
+      this.view.dispatch({ effects: moved.of(null) });
+    });
 
     constructor(private readonly view: EditorView) {
       awareness.on("change", this.listener);
@@ -76,10 +82,12 @@ export function cursors(text: Y.Text, awareness: Awareness) {
         this.publish(update.view);
       }
       const effects = update.transactions.flatMap((transaction) => transaction.effects);
-      if (update.docChanged || effects.some((effect) => effect.is(moved))) {
-        this.draw(update.view);
-        update.view.requestMeasure(turnFlags);
-      } else if (update.geometryChanged) {
+      if (effects.some((effect) => effect.is(moved))) this.draw(update.view);
+      else if (update.docChanged) {
+        this.decorations = this.decorations.map(update.changes);
+        if (this.ahead) this.redraw();
+      }
+      if (update.docChanged || update.geometryChanged || effects.length > 0) {
         update.view.requestMeasure(turnFlags);
       }
     }
@@ -102,10 +110,15 @@ export function cursors(text: Y.Text, awareness: Awareness) {
 
     private draw(view: EditorView): void {
       const ranges: Range<Decoration>[] = [];
+      this.ahead = false;
       for (const [client, state] of awareness.getStates()) {
-        const user: unknown = state["user"];
+        if (client === awareness.clientID) continue;
         const selection = readSelection(state, text);
-        if (client === awareness.clientID || selection === null) continue;
+        if (selection === null) {
+          this.ahead ||= isRecord(state["cursor"]);
+          continue;
+        }
+        const user: unknown = state["user"];
         const person = readPerson(client, isRecord(user) ? user : {});
         const length = view.state.doc.length;
         const head = Math.min(selection.head, length);
@@ -122,6 +135,9 @@ export function cursors(text: Y.Text, awareness: Awareness) {
         ranges.push(Decoration.widget({ widget, side: head > anchor ? -1 : 1 }).range(head));
       }
       this.decorations = Decoration.set(ranges, true);
+      for (const client of this.seen.keys()) {
+        if (!awareness.getStates().has(client)) this.seen.delete(client);
+      }
     }
 
     private moves(client: number, position: unknown): number {

@@ -19,3 +19,16 @@ export function element<Tag extends keyof HTMLElementTagNameMap>(
 export function announce(message: string): void {
   find("announcer").textContent = message;
 }
+
+/** A function that runs another one once per frame, however often it is called. */
+export function oncePerFrame(run: () => void): () => void {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      run();
+    });
+  };
+}

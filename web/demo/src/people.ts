@@ -2,19 +2,26 @@
 
 import type { Awareness } from "y-protocols/awareness";
 import { PALETTE } from "./colors";
-import { element, find } from "./dom";
+import { element, find, oncePerFrame } from "./dom";
 import { asUser, isChosen, type Me, randomColor, recallMe, rememberMe } from "./me";
 import { initials, inventPersonName, PERSON_NAME } from "./names";
 import { type Person, readPeople } from "./presence";
 
-/** How many circles there is room for; the style sheet shows fewer on a phone. */
-const CIRCLES = 5;
+/** A screen of this width has less room in the header; see `style.css`. */
+const narrow = window.matchMedia("(max-width: 640px)");
+
+/** How many circles there is room for, our own among them. */
+function room(): number {
+  return narrow.matches ? 3 : 6;
+}
 
 /** Show who is here, and say who we are. */
 export function showPeople(awareness: Awareness, visit: (client: number) => void): void {
   const list = find("people");
   const others = find("others");
   const alone = find("alone");
+  /** Kept as long as somebody is here, so that they keep the focus. */
+  const items = new Map<number, HTMLElement>();
   let me = recallMe();
   let shown = "";
 
@@ -27,16 +34,23 @@ export function showPeople(awareness: Awareness, visit: (client: number) => void
 
   const draw = (): void => {
     const people = readPeople(awareness);
-    const signature = JSON.stringify(people);
+    const signature = JSON.stringify([people, room()]);
     if (signature === shown) return;
     shown = signature;
 
     const rest = people.slice(1);
-    const circles = people.map((person, index) =>
-      circle(person, index, awareness.clientID, visit),
-    );
-    const more = people.length - CIRCLES;
-    list.replaceChildren(...circles, ...(more > 0 ? [surplus(more)] : []));
+    const circles = people.map((person, index) => {
+      const item = items.get(person.client) ?? circle(person.client, awareness, visit);
+      items.set(person.client, item);
+      item.classList.toggle("beyond", index >= room());
+      label(item, person);
+      return item;
+    });
+    for (const client of items.keys()) {
+      if (!people.some((person) => person.client === client)) items.delete(client);
+    }
+    const more = people.length - room();
+    arrange(list, more > 0 ? [...circles, surplus(more)] : circles);
     others.replaceChildren(...rest.map((person) => row(person, visit)));
     alone.hidden = rest.length > 0;
   };
@@ -55,10 +69,12 @@ export function showPeople(awareness: Awareness, visit: (client: number) => void
   };
 
   const select = setUpForm(me, change);
-  awareness.on("change", () => {
+  const refresh = oncePerFrame(() => {
     settle();
     draw();
   });
+  awareness.on("change", refresh);
+  narrow.addEventListener("change", draw);
   introduce();
   draw();
 }
@@ -98,31 +114,48 @@ function setUpForm(me: Me, change: (part: Partial<Me>) => void): (color: string)
 }
 
 function circle(
-  person: Person,
-  index: number,
-  self: number,
+  client: number,
+  awareness: Awareness,
   visit: (client: number) => void,
 ): HTMLElement {
-  const mine = person.client === self;
+  const mine = client === awareness.clientID;
   const item = element("li", { className: "person" });
   item.dataset["testid"] = "person";
-  item.dataset["name"] = person.name;
   item.dataset["self"] = String(mine);
-  item.classList.toggle("beyond", index >= CIRCLES);
 
-  const button = avatar("button", person);
+  const button = element("button", { type: "button", className: "avatar" });
   if (mine) {
     button.popoverTargetElement = find("people-panel");
-    button.ariaLabel = `${person.name} (you): change name and colour`;
-    button.title = `${person.name} (you)`;
+    button.ariaHasPopup = "dialog";
     button.dataset["testid"] = "me";
   } else {
-    button.ariaLabel = `${person.name}: go to their cursor`;
-    button.title = person.name;
-    button.addEventListener("click", () => visit(person.client));
+    button.addEventListener("click", () => visit(client));
   }
   item.append(button);
   return item;
+}
+
+function label(item: HTMLElement, person: Person): void {
+  const mine = item.dataset["self"] === "true";
+  const button = item.querySelector("button")!;
+  item.dataset["name"] = person.name;
+  button.title = mine ? `${person.name} (you)` : person.name;
+  button.ariaLabel = mine
+    ? `${person.name} (you): change name and colour`
+    : `${person.name}: go to their cursor`;
+  paint(button, person);
+}
+
+/** Bring a list's children into this order, without touching those that are there. */
+function arrange(list: HTMLElement, children: readonly HTMLElement[]): void {
+  for (const child of [...list.children]) {
+    if (!children.includes(child as HTMLElement)) child.remove();
+  }
+  children.forEach((child, index) => {
+    if (list.children[index] !== child) {
+      list.insertBefore(child, list.children[index] ?? null);
+    }
+  });
 }
 
 function surplus(more: number): HTMLElement {
@@ -139,7 +172,9 @@ function row(person: Person, visit: (client: number) => void): HTMLElement {
   const item = element("li", {});
   const button = element("button", { type: "button", className: "row" });
   const name = element("span", { className: "row-name", textContent: person.name });
-  button.append(avatar("span", person), name);
+  const avatar = element("span", { className: "avatar", ariaHidden: "true" });
+  paint(avatar, person);
+  button.append(avatar, name);
   button.addEventListener("click", () => {
     find("people-panel").hidePopover();
     visit(person.client);
@@ -148,13 +183,7 @@ function row(person: Person, visit: (client: number) => void): HTMLElement {
   return item;
 }
 
-function avatar<Tag extends "button" | "span">(
-  tag: Tag,
-  { name, color }: Person,
-): HTMLElementTagNameMap[Tag] {
-  const circle = document.createElement(tag);
-  circle.className = "avatar";
-  circle.textContent = initials(name);
-  circle.style.setProperty("--person", color);
-  return circle;
+function paint(avatar: HTMLElement, { name, color }: Person): void {
+  avatar.textContent = initials(name);
+  avatar.style.setProperty("--person", color);
 }
