@@ -353,7 +353,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
     total = 0
     pause = SLICE
 
-    clients, at = _read_count(update, 0, 5)
+    clients, at = _read_count(update, 0, 3)
     for _ in range(clients):
         section = at
         count, at = _read_count(update, at, 2)
@@ -563,7 +563,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
         yield from _check_order(ranges, trails, links)
 
     deletes: dict[int, Ranges] = {}
-    clients, at = _read_count(update, at, 4)
+    clients, at = _read_count(update, at, 2)
     for _ in range(clients):
         client, at = _read_uint(update, at)
         if client in deletes:
