@@ -40,7 +40,8 @@ export function showStatus(retry: () => void, lock: () => void): Status {
     set(connectionElement, state, describeConnection(connection));
     const saved = describeSaved(connection, waiting, loaded);
     // "Saved" may come late but never early, so that it doesn't flicker.
-    if (saved.state === "saved" && savedElement.dataset["state"] === "saving") {
+    const early = saved.state === "saved" && savedElement.dataset["state"] === "saving";
+    if (early && connection.state === "online") {
       calm ??= setTimeout(() => {
         calm = undefined;
         const now = describeSaved(connection, waiting, loaded);
