@@ -78,8 +78,9 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def rows_imported(path: Path) -> Iterator[str]:
+    """The names in the table of what a module imports of this package."""
     for name in imported(path):
-        if name.startswith("collab."):
+        if name.startswith("collab.") and name != "collab.__version__":
             part = name.split(".")[1]
             yield f"{part}/" if (PACKAGE / part).is_dir() else f"{part}.py"
 
