@@ -98,6 +98,8 @@ class Presence(Generic[Owner]):
                     # It was announced as gone at this clock, so that nobody heeds its
                     # return at the same one. Hearing of its own departure, a client
                     # announces itself anew at the next. (awareness.js)
+                    self.version += 1
+                    entry.version = self.version
                     self.changed[client] = None
                 elif entry.owner is None:
                     if _own(owner, client):
@@ -150,22 +152,27 @@ class Presence(Generic[Owner]):
         return parsed
 
     def _merge(self, entries: list[tuple[int, int, bytes]], owner: Owner) -> None:
-        news = []
-        for client, clock, content in entries:
-            entry = self.entries.get(client)
-            # At the clock we know only a null is news: this is how a server
-            # announces the departure of a client that could not do it itself.
-            # (y-protocols awareness.js, applyAwarenessUpdate)
-            if (
-                entry is None
-                or clock > entry.clock
-                or (clock == entry.clock and entry.here and content == b"null")
-            ):
-                state = None if content == b"null" else _canonical(content)
-                if entry is None or entry.owner is None or entry.owner is owner:
-                    news.append((client, clock, state))
+        # Everything is parsed, also what others own, before anything is set.
+        news = [
+            (client, clock, None if content == b"null" else _canonical(content))
+            for client, clock, content in entries
+            if self._is_news(client, clock, content == b"null")
+        ]
         for client, clock, state in news:
-            self._set(client, clock, state, owner)
+            entry = self.entries.get(client)
+            foreign = entry and entry.owner is not None and entry.owner is not owner
+            # Asked again, as the same client may have come twice.
+            if not foreign and self._is_news(client, clock, state is None):
+                self._set(client, clock, state, owner)
+
+    def _is_news(self, client: int, clock: int, gone: bool) -> bool:
+        entry = self.entries.get(client)
+        if entry is None or clock > entry.clock:
+            return True
+        # At the clock we know only a null is news: this is how a server announces
+        # the departure of a client that could not do it itself.
+        # (y-protocols awareness.js, applyAwarenessUpdate)
+        return gone and clock == entry.clock and entry.here
 
     def _set(
         self,
@@ -209,9 +216,12 @@ class Presence(Generic[Owner]):
             if entry is None or entry.owner is not owner:
                 continue
             claim = self.claims.pop(client, None)
-            if claim is not None and now - claim.at < CLAIM:
+            if (
+                claim is not None
+                and now - claim.at < CLAIM
+                and _own(claim.owner, client)
+            ):
                 entry.owner = claim.owner
-                _own(claim.owner, client)
                 if claim.clock > entry.clock:
                     self._set(client, claim.clock, claim.state, claim.owner)
             else:
@@ -276,7 +286,7 @@ def _canonical(content: bytes) -> bytes:
         ProtocolError: If it isn't JSON that every client can read, or no object.
     """
     try:
-        state = json.loads(content, parse_constant=_refuse_constant)
+        state = json.loads(content.decode(), parse_constant=_refuse_constant)
         if type(state) is not dict:
             raise ProtocolError("presence state is not an object")
         spelled = json.dumps(
