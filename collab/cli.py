@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -192,6 +193,11 @@ class Program:
                     f"(documents in {self.collab.hub.store}). Ctrl+C stops it."
                 )
                 sys.stdout.flush()
+                # What is here now stays. Rooms make no cycles; a full collection over
+                # all they hold would stop everything for a while.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(50_000, 50, 100)
                 await self.server.serve(sockets=[self.listener])
         except CollabError as exc:
             self.failure = exc

@@ -146,6 +146,10 @@ class Connection:
         if self.room is room:
             room.caught_up(self.session)
 
+    def mute(self) -> None:
+        """Write nothing more: the transport is gone, but its last messages are here."""
+        self.session.write = _ignore
+
     def close(self, goodbye: bool) -> None:
         """Leave the room. ``goodbye`` says that the client meant to go."""
         room, self.room = self.room, None
@@ -163,6 +167,10 @@ class Connection:
             error.reason,
             error,
         )
+
+
+def _ignore(encoded: object) -> None:
+    """Write to nobody."""
 
 
 async def _parse_in_turns(update: bytes) -> Parsed:

@@ -32,10 +32,17 @@ HEARTBEAT = 25
 y-websocket reconnects after 30 s without a message."""
 
 COMPACT_ROWS = 500
-"""A tail of fewer rows than this is never worth a snapshot."""
+"""A tail of fewer rows than this is never worth a snapshot: it loads in 5 ms."""
 
-COMPACT_SIZE = 64 * 1024
-"""Bytes of tail from which on a snapshot is worth while, if it has no more itself."""
+COMPACT_SIZE = 256 * 1024
+"""Bytes of tail that are worth a snapshot while edits go on, if it has no more."""
+
+QUIET = 5.0
+"""Seconds without an edit after which a shorter tail is worth one, too: the next to
+open the document shouldn't have to wait."""
+
+REST = 30.0
+"""Seconds between two snapshots of a document: each costs half a second of CPU."""
 
 SLICE = 0.005
 """Seconds that loading may take before others have their turn."""
@@ -62,14 +69,21 @@ class Tail:
     rows: int = 0
     size: int = 0
     snapshot_size: int = 0
+    changed: float = 0.0
+    compacted: float = -REST
     compacting: bool = False
 
-    @property
-    def long(self) -> bool:
+    def long(self, now: float, unloading: bool = False) -> bool:
         """Whether a snapshot is worth while."""
-        return self.rows >= COMPACT_ROWS and self.size > max(
-            self.snapshot_size, COMPACT_SIZE
-        )
+        if self.rows < COMPACT_ROWS or self.compacting:
+            return False
+        if unloading:
+            return True
+        if now - self.compacted < REST:
+            return False
+        if now - self.changed > QUIET:
+            return self.size > self.snapshot_size / 8
+        return self.size > max(self.snapshot_size, COMPACT_SIZE)
 
 
 class Hub:
@@ -211,7 +225,6 @@ class Hub:
             tail.rows = len(stored.rows)
             tail.size = sum(len(row.update) for row in stored.rows)
             self.tails[room] = tail
-            self._compact_if_long(room)
             return room
         except StoreError as exc:
             logger.error("%s: cannot load (%s)", name, exc)
@@ -279,7 +292,7 @@ class Hub:
             room.flush(now)
             if before:
                 self.journal.write(room)
-        if not self.overloaded:
+        if self.journal.late(now) and not self.overloaded:
             size = sum([room.unsaved_size for room in self.journal.dirty])
             size += sum([room.unsaved_size for room in self.journal.failures])
             if size > self.limits.unsaved_size:
@@ -292,16 +305,15 @@ class Hub:
             tail.head = saved.head
             tail.rows += saved.count
             tail.size += saved.size
-            if tail.long:
-                self._compact_if_long(saved.room)
+            tail.changed = self._loop.time()
         if self.overloaded and self.journal.healthy:
             self._relieved.set()
 
     # Compaction.
 
-    def _compact_if_long(self, room: Room) -> None:
+    def _compact_if_long(self, room: Room, unloading: bool = False) -> None:
         tail = self.tails[room]
-        if tail.long and not tail.compacting and not self.store.in_memory:
+        if tail.long(self._loop.time(), unloading) and not self.store.in_memory:
             tail.compacting = True
             self.spawn(self._compact(room, tail))
 
@@ -315,8 +327,8 @@ class Hub:
                 )
             finally:
                 tail.compacting = False
+                tail.compacted = self._loop.time()
             if result is None:
-                tail.snapshot_size = tail.size * 2  # Not before it has doubled.
                 return
             tail.rows -= rows
             tail.size -= size
@@ -371,13 +383,14 @@ class Hub:
             connection.check_progress(now)
         for room in list(self.rooms.values()):
             room.expire(now)
+            self._compact_if_long(room)
             if room.empty_since is not None and now - room.empty_since > IDLE:
                 self._unload(room)
 
     def _unload(self, room: Room) -> None:
         if room.unsaved or room in self._healing or room in self.journal.failures:
             return
-        self._compact_if_long(room)
+        self._compact_if_long(room, unloading=True)
         del self.rooms[room.name]
         del self.tails[room]
         timer = self._later.pop(room, None)

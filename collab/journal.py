@@ -26,6 +26,12 @@ INTERVAL = 0.004
 """Seconds between the starts of two commits. An idle journal commits at once; a busy
 one gathers more into each, as a commit costs the same for one edit or a hundred."""
 
+BUSY = 1250
+"""Edits a second above which the interval grows with their rate..."""
+
+MAX_INTERVAL = 0.016
+"""...up to so many seconds."""
+
 BATCH = 2000
 """Updates of one document in one commit."""
 
@@ -61,6 +67,7 @@ class Journal:
         self.latency = 0.0
         """Seconds that the last commit took."""
         self._started = 0.0
+        self._interval = INTERVAL
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,9 +85,13 @@ class Journal:
         self.dirty[room] = None
         self._idle.clear()
         if not self.busy and self._timer is None:
-            delay = self._started + INTERVAL - self._loop.time()
+            delay = self._started + self._interval - self._loop.time()
             # Even an idle journal waits for the end of the tick: others may write.
             self._timer = self._loop.call_later(max(0.0, delay), self._commit)
+
+    def late(self, now: float) -> bool:
+        """Whether a commit is due for longer than it should take."""
+        return now - self._started > 0.1
 
     async def flush(self) -> None:
         """Wait until all that was handed in is in the log, however long it takes."""
@@ -106,37 +117,39 @@ class Journal:
         if not batch:
             self._settle()
             return
+        now = self._loop.time()
+        rate = sum([len(append.updates) for _, append in batch]) / (now - self._started)
+        self._interval = min(MAX_INTERVAL, max(1.0, rate / BUSY) * INTERVAL)
         self.busy = True
-        self._started = self._loop.time()
+        self._started = now
         self._batches.put(batch)
 
     def _work(self) -> None:
         """The writer thread."""
         while (batch := self._batches.get()) is not None:
             started = perf_counter()
-            try:
-                heads: list[int | CollabError] = list(
-                    self.store.append([append for _, append in batch])
-                )
-            except CollabError as exc:
-                heads = [exc] if len(batch) == 1 else self._append_each(batch)
+            heads = self._append([append for _, append in batch])
             seconds = perf_counter() - started
             try:
                 self._loop.call_soon_threadsafe(self._done, batch, heads, seconds)
             except RuntimeError:  # The loop is closed: nobody is left to tell.
                 return
 
-    def _append_each(
-        self, batch: Sequence[tuple[Room, Append]]
-    ) -> list[int | CollabError]:
-        """Write each document alone, so that a bad one stops nobody else."""
-        heads: list[int | CollabError] = []
-        for _, append in batch:
-            try:
-                heads.extend(self.store.append([append]))
-            except CollabError as exc:
-                heads.append(exc)
-        return heads
+    def _append(self, batch: Sequence[Append]) -> list[int | CollabError]:
+        """Write documents together, or each alone so that a bad one stops nobody else.
+
+        Whatever happens, the thread goes on, and nothing is taken for written.
+        """
+        try:
+            return list(self.store.append(batch))
+        except CollabError as exc:
+            failure = exc
+        except Exception as exc:
+            logger.exception("unexpected error of the store")
+            failure = CollabError(repr(exc))
+        if len(batch) == 1:
+            return [failure]
+        return [head for append in batch for head in self._append([append])]
 
     def _done(
         self,
@@ -159,7 +172,7 @@ class Journal:
             if room.unsaved:
                 self.dirty[room] = None
         if self.dirty:
-            delay = self._started + INTERVAL - self._loop.time()
+            delay = self._started + self._interval - self._loop.time()
             self._timer = self._loop.call_later(max(0.0, delay), self._commit)
         else:
             self._settle()

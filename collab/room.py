@@ -352,11 +352,18 @@ class Room:
                 self.recent_size += len(update)
             if self.recent_size > RECENT:
                 self._forget_states()
-        authors = {author for _, author in fresh}
         for encoding, sessions in self.sessions.items():
             encode = encoding.encode
+            if len(fresh) == 1:
+                [(update, author)] = fresh
+                everything = encoding.join((encode(Update(update)),))
+                for session in sessions:
+                    if session.behind is None and session is not author:
+                        session.write(everything)
+                continue
             encoded = [encode(Update(update)) for update, _ in fresh]
             everything = encoding.join(encoded)
+            authors = {author for _, author in fresh}
             for session in sessions:
                 if session.behind is not None:
                     continue
