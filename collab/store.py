@@ -51,7 +51,7 @@ ROWS_PER_STATEMENT = 128
 """Rows per INSERT. Each number of rows is a statement that stays prepared (94 KB for
 128 rows), so that a commit costs a third; more rows take more statements."""
 
-KNOWN_HEADS = 100_000
+KNOWN_HEADS = 20_000
 """Documents whose id and head are remembered from one append to the next."""
 
 # Tables.
