@@ -293,8 +293,8 @@ def _parse_keystroke(update: bytes) -> Parsed | None:
                 at + length + 1 != size
                 or not length
                 or end > MAX_CLOCK
-                or clock > MAX_CLOCK
-                or right_clock > MAX_CLOCK
+                or clock >= MAX_CLOCK
+                or right_clock >= MAX_CLOCK
                 or not (update[at] < 128 if length == 1 else update[at:-1].isascii())
             ):
                 return None
