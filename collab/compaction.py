@@ -1,8 +1,8 @@
 """A snapshot of a document, made from its log in a process of its own.
 
-``python -m collab.compaction`` reads ``{"database": URL, "name": NAME}`` from its
-standard input, writes a snapshot into the database, and prints how many bytes its
-state has. It is a process because pycrdt and our parser hold the interpreter's lock.
+It is a process because pycrdt and our parser hold the interpreter's lock. It is told
+names of documents on its standard input, one as JSON on each line behind the URL of the
+database, and answers each with the bytes of the snapshot's state, or with an error.
 
 Nothing is trusted before it is verified: the state must pass the gate, have the log's
 end clock for each client and its deletions, and come back unchanged from another
@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from threading import Timer
 
 from .document import Document, merge
 from .errors import CollabError
 from .store import Store
+
+TIME = 300.0
+"""Seconds that one snapshot may take."""
 
 
 def compact(store: Store, name: str) -> int:
@@ -52,22 +57,82 @@ def compact(store: Store, name: str) -> int:
     return len(state)
 
 
-def main() -> int:
-    """Do what standard input orders."""
-    order = json.load(sys.stdin)
+class Compactor:
+    """The process that makes snapshots. It is started when there is something to do."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self._child: subprocess.Popen[str] | None = None
+
+    def compact(self, name: str) -> int:
+        """Have a snapshot made; return the bytes of its state. This takes a while.
+
+        Raises:
+            CollabError: If none could be made. The log is as it was.
+        """
+        child = self._child
+        if child is None or child.poll() is not None:
+            child = self._child = self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        watchdog = Timer(TIME, child.kill)
+        watchdog.start()
+        try:
+            child.stdin.write(json.dumps(name) + "\n")
+            child.stdin.flush()
+            answer = child.stdout.readline()
+        except OSError:
+            answer = ""
+        finally:
+            watchdog.cancel()
+        if not answer:
+            raise CollabError("the process died, or took too long")
+        result = json.loads(answer)
+        if isinstance(result, str):
+            raise CollabError(result)
+        return int(result)
+
+    def rest(self) -> None:
+        """Let the process end."""
+        child, self._child = self._child, None
+        if child is not None:
+            assert child.stdin is not None
+            child.stdin.close()
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    def _start(self) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "collab.compaction"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl+C in a terminal is for us, and we end it when we are done.
+            start_new_session=True,
+        )
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(self.database) + "\n")
+        return child
+
+
+def main() -> None:
+    """Do what standard input orders, until it ends."""
     if hasattr(os, "nice"):
         os.nice(10)
-    store = Store(order["database"])
-    try:
-        store.open()
-        print(compact(store, order["name"]))
-    except CollabError as exc:
-        print(exc, file=sys.stderr)
-        return 1
-    finally:
-        store.close()
-    return 0
+    store = Store(json.loads(sys.stdin.readline()))
+    for order in sys.stdin:
+        answer: int | str
+        try:
+            answer = compact(store, json.loads(order))
+        except Exception as exc:
+            answer = f"{type(exc).__name__}: {exc}"
+        print(json.dumps(answer), flush=True)
+    store.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

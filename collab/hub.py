@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from json import dumps
 from typing import Any, Protocol
 
+from .compaction import Compactor
 from .document import Document
 from .errors import CollabError, StoreError, Unavailable
 from .journal import Journal, Saved
@@ -46,9 +44,6 @@ REST = 30.0
 
 SLICE = 0.005
 """Seconds that loading may take before others have their turn."""
-
-COMPACTION_TIME = 300
-"""Seconds after which a compaction is given up."""
 
 
 class Beating(Protocol):
@@ -106,7 +101,8 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._compacting = asyncio.Semaphore(1)
         self._readers = ThreadPoolExecutor(4, "collab-reader")
-        self._children: set[subprocess.Popen[str]] = set()
+        self.compactor = Compactor(store.url)
+        self._compacted = 0.0
         self.unsaved_size = 0
         self._relieved = asyncio.Event()
         self._relieved.set()
@@ -137,8 +133,7 @@ class Hub:
                 logger.error(
                     "%s: %d edits could not be saved", room.name, len(room.unsaved)
                 )
-        for child in self._children:
-            child.terminate()
+        self.compactor.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -322,43 +317,22 @@ class Hub:
         async with self._compacting:
             rows, size = tail.rows, tail.size
             try:
-                result = await self._loop.run_in_executor(
-                    self._readers, self._run_compaction, room.name
+                tail.snapshot_size = await self._loop.run_in_executor(
+                    self._readers, self.compactor.compact, room.name
                 )
+                tail.rows -= rows
+                tail.size -= size
+            except CollabError as exc:
+                if not self.draining:
+                    logger.error(
+                        "%s: cannot make a snapshot (%s); trying again later",
+                        room.name,
+                        exc,
+                    )
             finally:
                 tail.compacting = False
                 tail.compacted = self._loop.time()
-            if result is None:
-                return
-            tail.rows -= rows
-            tail.size -= size
-            tail.snapshot_size = result
-
-    def _run_compaction(self, name: str) -> int | None:
-        order = dumps({"database": self.store.url, "name": name})
-        child = subprocess.Popen(
-            [sys.executable, "-m", "collab.compaction"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._children.add(child)
-        try:
-            output, errors = child.communicate(order, COMPACTION_TIME)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            logger.error("%s: compaction took too long; trying again later", name)
-            return None
-        finally:
-            self._children.discard(child)
-        if child.returncode:
-            if not self.draining:
-                last = errors.strip().rpartition("\n")[2]
-                logger.error("%s: cannot compact (%s); trying later", name, last)
-            return None
-        return int(output)
+                self._compacted = tail.compacted
 
     # The timer.
 
@@ -381,6 +355,8 @@ class Hub:
             connection.beat()
         for connection in list(self.full):
             connection.check_progress(now)
+        if not self._compacting.locked() and now - self._compacted > REST:
+            self.compactor.rest()
         for room in list(self.rooms.values()):
             room.expire(now)
             self._compact_if_long(room)
