@@ -233,7 +233,13 @@ class Hub:
             logger.error("%s: %s; opening the rest", name, damage)
         document = Document()
         if stored.snapshot is not None:
-            document = Document.restore(stored.snapshot.state, stored.snapshot.index)
+            try:
+                document = Document.restore(
+                    stored.snapshot.state, stored.snapshot.index
+                )
+            except CollabError as exc:
+                position = stored.snapshot.position
+                raise StoreError(f"snapshot {position} cannot be read") from exc
         until = self._loop.time() + SLICE
         for row in stored.rows:
             try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
 
-from .errors import CollabError
+from .errors import CollabError, DatabaseUnreachable
 from .room import Room
 from .store import Append, Store
 
@@ -142,6 +142,8 @@ class Journal:
         """
         try:
             return list(self.store.append(batch))
+        except DatabaseUnreachable as exc:
+            return [exc] * len(batch)  # Trying each alone would only take longer.
         except CollabError as exc:
             failure = exc
         except Exception as exc:

@@ -116,6 +116,7 @@ class Session:
     __slots__ = (
         "behind",
         "behind_presence",
+        "behind_version",
         "encoding",
         "introduced",
         "lacking",
@@ -123,6 +124,7 @@ class Session:
         "owed_size",
         "owned",
         "probe",
+        "synced",
         "wanted",
         "who",
         "write",
@@ -143,11 +145,14 @@ class Session:
         self.who = who
         self.owned: tuple[int, ...] = ()
         self.introduced = False
+        self.synced = False
+        """Whether it was sent all there was."""
         self.lacking = False
         """Whether it sent something that came early, and must be asked for the rest."""
         self.behind: bytes | None = None
         """The state vector where it fell behind."""
         self.behind_presence = 0
+        self.behind_version = 0
         self.wanted: bytes | None = None
         """The state vector it asked a diff for while it was behind."""
         self.owed: list[bytes] = []
@@ -297,7 +302,9 @@ class Room:
     def _reply(self, state_vector: bytes, session: Session) -> None:
         if session.behind is not None:
             session.wanted = state_vector
-        elif state_vector == b"\x00":
+            return
+        session.synced = True
+        if state_vector == b"\x00":
             session.write(session.encoding.join(self._state(session.encoding)))
         else:
             diff = self.document.diff(state_vector)
@@ -334,8 +341,8 @@ class Room:
         if self.fresh:
             self._flush_updates()
         for session in self.lacking:
-            session.lacking = False
-            if session.behind is None:
+            if session.lacking and session.behind is None:
+                session.lacking = False
                 session.send(SyncStep1(self.document.state_vector()))
         self.lacking.clear()
         if self.people.changed:
@@ -424,8 +431,8 @@ class Room:
         if session.behind is None:
             session.write(session.encoding.join(encoded))
         else:
-            session.owed += encoded
-            session.owed_size += sum(map(len, encoded))
+            for piece in encoded:
+                self._owe(session, piece)
 
     def rebuilt(self, document: Document) -> None:
         """Go on with a document that was made from the log and ``unsaved`` anew."""
@@ -434,6 +441,7 @@ class Room:
         self._forget_states()
         for sessions in self.sessions.values():
             for session in sessions:
+                session.behind_version = -1
                 if session.behind is None:
                     session.send(SyncStep1(document.state_vector()))
 
@@ -441,9 +449,19 @@ class Room:
 
     def fell_behind(self, session: Session) -> None:
         """Write a session nothing more: its transport is full."""
-        if session.behind is None:
-            session.behind = self.document.state_vector()
-            session.behind_presence = self.people.version
+        if session.behind is not None:
+            return
+        session.behind = self.document.state_vector()
+        session.behind_version = self.document.version
+        session.behind_presence = self.people.told
+        # The document has what is still to be flushed, so that no diff would.
+        for update, author in self.fresh:
+            if author is not session:
+                self._owe(session, session.encoding.encode(Update(update)))
+
+    def _owe(self, session: Session, encoded: bytes) -> None:
+        session.owed.append(encoded)
+        session.owed_size += len(encoded)
 
     def caught_up(self, session: Session) -> None:
         """Bring a session up to date: its transport has drained."""
@@ -453,13 +471,21 @@ class Room:
         pieces, session.owed = session.owed, []
         session.owed_size = 0
         encoding = session.encoding
-        if since != self.document.state_vector():
-            diff = self.document.diff(since)
-            pieces.append(encoding.encode_state(Update(diff)))
         if session.wanted is not None:
             wanted, session.wanted = session.wanted, None
+            session.synced = True
             diff = self.document.diff(wanted)
             pieces.append(encoding.encode_state(SyncStep2(diff)))
+        elif session.behind_version != self.document.version:
+            diff = self.document.diff(since)
+            # As an Update it could be, byte for byte, one of the session's own that
+            # isn't saved yet, and look like its acknowledgement. But who has not been
+            # sent everything would take a SyncStep2 for that.
+            kind = SyncStep2 if session.synced else Update
+            pieces.append(encoding.encode_state(kind(diff)))
+        if session.lacking:
+            session.lacking = False
+            pieces.append(encoding.encode(SyncStep1(self.document.state_vector())))
         people = self.people.encode(session.behind_presence)
         if people is not None and session.behind_presence < self.people.version:
             pieces.append(encoding.encode(Presence(people)))
