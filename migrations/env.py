@@ -7,7 +7,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from collab.store import Store, metadata
+from collab.schema import metadata
+from collab.store import Store
 
 
 def migrate(connection: Connection) -> None:

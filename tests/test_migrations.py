@@ -19,7 +19,8 @@ from sqlalchemy import make_url
 from sqlalchemy.schema import CreateTable
 
 from collab.errors import DatabaseTooNew, StoreError
-from collab.store import REVISION, Append, Row, Store, metadata
+from collab.schema import metadata
+from collab.store import REVISION, Append, Row, Store
 
 ROOT = Path(__file__).parent.parent
 
