@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from pycrdt import Doc, Text
+from pycrdt import Doc, Map, Text
 
 from collab import wire
 from collab.document import EMPTY, MAX_PARKED, Document, Outcome, merge
@@ -410,7 +410,17 @@ def test_a_state_that_lacks_an_update_is_not_verified(name: str) -> None:
 def test_a_state_that_resurrects_what_was_deleted_is_not_verified() -> None:
     updates = history("answers")
     assert not made(updates).verify(made(updates[:-1]).state())
-    assert not made(updates[:-1]).verify(made(updates).state())
+
+
+def test_a_state_may_delete_what_lost_against_a_concurrent_write() -> None:
+    writers: list[Doc[Any]] = [Doc(client_id=1), Doc(client_id=2)]
+    for number, writer in enumerate(writers):
+        writer.get("map", type=Map)["key"] = number
+    document = made([writer.get_update() for writer in writers])
+    state = document.state()
+    assert parse(state).deletes
+    assert not document.gate.deleted
+    assert document.verify(state)
 
 
 @pytest.mark.parametrize("state", ["", "ff", "01010501000000", "0000"])
