@@ -300,6 +300,10 @@ class WebSocket(asyncio.Protocol):
             name = document_name(request.path)
             if name is None:
                 response = protocol.reject(404, "No WebSocket here: try /ws/NAME.\n")
+            elif request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
+                response = protocol.reject(426, "Speak version 13 of WebSocket.\n")
+                response.headers["Upgrade"] = "websocket"
+                response.headers["Sec-WebSocket-Version"] = "13"
             else:
                 self.hub.check()
                 response = protocol.accept(request)
@@ -419,8 +423,10 @@ class WebSocket(asyncio.Protocol):
     def _finish(self) -> None:
         """Leave the room and end the connection, if the protocol is done with it."""
         protocol = self._protocol
-        if protocol.state is State.CONNECTING and protocol.handshake_exc is None:
+        if protocol.state is State.CONNECTING and not protocol.eof_sent:
             return
+        if protocol.handshake_exc is not None and self._closing is None:
+            logger.info("refusing %s: %s", self._peer(), protocol.handshake_exc)
         self._left = None
         self._depart()
         # The server closes TCP first, so that the client holds no TIME_WAIT.
