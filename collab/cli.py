@@ -21,7 +21,7 @@ import uvicorn
 from . import __version__
 from .app import Collab
 from .errors import CollabError
-from .websocket import protocol_class
+from .websocket import Http, protocol_class
 
 STACK = 256 * 1024 * 1024
 """Bytes of address space for the stack of the thread that runs everything: pycrdt
@@ -122,7 +122,7 @@ def serve(
     config = uvicorn.Config(
         collab,
         ws=protocol_class(collab.hub),
-        http="httptools",
+        http=Http,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -198,6 +198,9 @@ class Program:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(50_000, 50, 100)
+                # The journal's thread needs the interpreter for moments, but often; by
+                # default it waits 5 ms for each, and authors wait with it.
+                sys.setswitchinterval(0.0005)
                 await self.server.serve(sockets=[self.listener])
         except CollabError as exc:
             self.failure = exc

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
+from httptools import HttpParserUpgrade
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
@@ -122,6 +124,31 @@ def _select_subprotocol(
 def protocol_class(hub: Hub) -> type[asyncio.Protocol]:
     """The class for ``uvicorn.Config(ws=...)`` that connects clients to a hub."""
     return type("HubWebSocket", (WebSocket,), {"hub": hub, "__slots__": ()})
+
+
+class Http(HttpToolsProtocol):
+    """uvicorn's HTTP, which forgets what arrives together with an upgrade request.
+
+    A client should wait for the response (RFC 6455, section 4.1); for one that doesn't,
+    frames would be missing.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
+        self._arrived = data
+        super().data_received(data)
+        self._arrived = b""
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, and what has arrived of it."""
+        super().handle_websocket_upgrade()
+        upgrade = sys.exception()
+        assert isinstance(upgrade, HttpParserUpgrade)
+        rest = self._arrived[upgrade.args[0] :]
+        if rest:
+            protocol = self.transport.get_protocol()
+            assert isinstance(protocol, asyncio.Protocol)
+            protocol.data_received(rest)
 
 
 class WebSocket(asyncio.Protocol):
@@ -552,4 +579,12 @@ else:
         return 0
 
 
-__all__ = ["BadName", "Frames", "ProtocolError", "WebSocket", "frame", "protocol_class"]
+__all__ = [
+    "BadName",
+    "Frames",
+    "Http",
+    "ProtocolError",
+    "WebSocket",
+    "frame",
+    "protocol_class",
+]

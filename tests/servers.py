@@ -29,7 +29,7 @@ import uvicorn
 from collab.app import Collab
 from collab.hub import Hub
 from collab.room import Limits
-from collab.websocket import protocol_class
+from collab.websocket import Http, protocol_class
 
 START_TIME = 60.0
 """Seconds that a server has to say its address: a busy machine is slow, not wrong."""
@@ -195,6 +195,7 @@ async def serving(
     config = uvicorn.Config(
         collab,
         port=0,
+        http=Http,
         ws=protocol_class(collab.hub) if fast else "websockets-sansio",
         lifespan="off",
         log_config=None,
