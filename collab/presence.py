@@ -80,6 +80,8 @@ class Presence(Generic[Owner]):
         self.entries: dict[int, Entry[Owner]] = {}
         self.changed: dict[int, None] = {}
         self.version = 0
+        self.told = 0
+        """The version up to which changes were taken."""
         self.claims: dict[int, Claim[Owner]] = {}
 
     def introduce(self, states: bytes, owner: Owner, now: float) -> Owner | None:
@@ -253,6 +255,7 @@ class Presence(Generic[Owner]):
         entries = self.entries
         encoded = [entries[client].encoded for client in self.changed]
         self.changed.clear()
+        self.told = self.version
         return wire.uint(len(encoded)) + b"".join(encoded)
 
     def encode(self, since: int = 0) -> bytes | None:

@@ -222,6 +222,7 @@ class Room:
         seated.discard(session)
         if not seated:
             del self.sessions[session.encoding]
+        session.lacking = False
         orphans = self.people.orphan(session, now)
         if goodbye:
             self.people.remove(orphans, now)
@@ -252,7 +253,12 @@ class Room:
         concerned.
         """
         match message:
-            case Update(update) | SyncStep2(update):
+            case Update(update):
+                self._edit(update, session, parsed)
+            case SyncStep2(update):
+                # It has read our greeting. What it says of others from now on may be
+                # an echo, even if it is the first thing that it says of anybody.
+                session.introduced = True
                 self._edit(update, session, parsed)
             case Presence(states):
                 self._announce(states, session, now)
