@@ -38,6 +38,7 @@ An update is rejected with one of these words, which are the ``kind`` of the err
 ``xml-hook``                Y.XmlHook, which pycrdt re-encodes as something else
 ``invalid-subdocument``     a subdocument whose options are not a map
 ``format-as-map-entry``     a formatting mark where a map's value should be
+``between-two-places``      an item with a neighbour that is elsewhere
 ``parent-not-a-type``       an item inside of something that has no inside
 ``future-reference``        an item that refers to itself or its client's future
 ``cyclic-references``       items that each wait for the other
@@ -129,6 +130,10 @@ _RIGHT = 2  # the second its right origin.
 _INSIDE = 4  # The first reference is the item of the type that it is in.
 _KEYED = 8  # It is a map entry, or an attribute.
 _FORMAT = 16  # It is a formatting mark.
+_GONE = 32  # It is not an item but a GC.
+
+_COLLECTED = 0xFFFF
+"""The place of what is collected, or becomes so because it refers to that."""
 
 _NOTHING: Final[Mapping[int, list[int]]] = {}
 _NO_CLOCKS: Final[Mapping[int, array[int]]] = {}
@@ -402,9 +407,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
                         carried += (start, clock)
                     start = end
                 else:
-                    # What refers to a collected item becomes collected itself, so any
-                    # place does, and this one neither adds up nor forbids anything.
-                    note((clock, 0, 0, 0, 0, 0))
+                    note((clock, _GONE, 0, 0, 0, 0))
                     _extend(gone, client, clock, end)
                 following = False
                 clock = end
@@ -982,7 +985,7 @@ class Gate:
         """The clocks of shared types, ascending."""
         self.places: dict[int, _Runs] = {}
         """Where items are, if not in a list at the root: twice the number of types
-        around it, and one more for a map entry."""
+        around it, and one more for a map entry; or ``_COLLECTED``."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gate):
@@ -1145,8 +1148,11 @@ class Gate:
         path: list[tuple[int, int]] = []
         for client, own in places.items():
             # Where the first unknown clock is, or the entry that goes beyond it.
-            known = bisect_right(starts[client], clocks.get(client, 0)) - 1
-            for index in range(max(known, 0), len(own)):
+            known = clocks.get(client, 0)
+            if parsed.ranges[client][-1] <= known:
+                continue
+            at = bisect_right(starts[client], known) - 1
+            for index in range(max(at, 0), len(own)):
                 if own[index] >= 0:
                     continue
                 # Follow the items it is next to or in, until the place of one is known.
@@ -1162,11 +1168,10 @@ class Gate:
                     elif how & _RIGHT:
                         beside, clock = right, right_clock
                     else:
-                        place = 0
+                        place = _COLLECTED if how & _GONE else 0
                         break
                     if clock < clocks.get(beside, 0):
-                        runs = self.places.get(beside)
-                        place = 0 if runs is None else runs.at(clock)
+                        place = self._place(beside, clock)
                         break
                     next_index = bisect_right(starts[beside], clock) - 1
                     place = places[beside][next_index]
@@ -1177,20 +1182,61 @@ class Gate:
                     client_, index_ = path.pop()
                     entry = index_ * _STRIDE
                     how, inside, inside_clock = trails[client_][entry + 1 : entry + 4]
-                    if how & _INSIDE:
-                        if not self._has_inside(parsed, inside, inside_clock):
-                            raise UpdateRejected("parent-not-a-type")
-                        place = (place | 1) + 1
-                    if how & _KEYED:
-                        place |= 1
-                    if place > limit:
-                        raise UpdateRejected(
-                            "nested-too-deep", f"limit {self.limits.nesting}"
-                        )
-                    if how & _FORMAT and place & 1:
-                        raise UpdateRejected("format-as-map-entry")
+                    if how & _INSIDE and not self._has_inside(
+                        parsed, inside, inside_clock
+                    ):
+                        raise UpdateRejected("parent-not-a-type")
+                    # What refers to something collected becomes collected itself.
+                    if place != _COLLECTED:
+                        if how & _INSIDE:
+                            place = (place | 1) + 1
+                        if how & _KEYED:
+                            place |= 1
+                        if place > limit:
+                            raise UpdateRejected(
+                                "nested-too-deep", f"limit {self.limits.nesting}"
+                            )
+                        if how & _FORMAT and place & 1:
+                            raise UpdateRejected("format-as-map-entry")
                     places[client_][index_] = place
+        self._check_sides(parsed, places, starts)
         return places
+
+    def _place(self, client: int, clock: int) -> int:
+        runs = self.places.get(client)
+        return 0 if runs is None else runs.at(clock)
+
+    def _check_sides(
+        self,
+        parsed: Parsed,
+        places: Mapping[int, list[int]],
+        starts: Mapping[int, Sequence[int]],
+    ) -> None:
+        """Check that items are on the same level as what is to their right."""
+        for client, own in places.items():
+            known = self.clocks.get(client, 0)
+            if parsed.ranges[client][-1] <= known:
+                continue
+            first = max(0, bisect_right(starts[client], known) - 1)
+            if starts[client][first] < known:
+                # What is new continues what is known, and so is where that is.
+                before = self._place(client, known - 1)
+                if before == _COLLECTED:
+                    own[first] = before
+                elif own[first] not in (before, _COLLECTED, -1):
+                    raise UpdateRejected("between-two-places")
+            trail = parsed.trails[client]
+            for index, place in enumerate(own):
+                at = index * _STRIDE
+                if trail[at + 1] & 3 != _ORIGIN | _RIGHT or place in (-1, _COLLECTED):
+                    continue
+                right, clock = trail[at + 4], trail[at + 5]
+                if clock < self.clocks.get(right, 0):
+                    beside = self._place(right, clock)
+                else:
+                    beside = places[right][bisect_right(starts[right], clock) - 1]
+                if beside not in (place, _COLLECTED):
+                    raise UpdateRejected("between-two-places")
 
     def _has_inside(self, parsed: Parsed, client: int, clock: int) -> bool:
         """Whether an item is a shared type, or deleted (it may have been one)."""
@@ -1214,7 +1260,7 @@ class Gate:
         for client, found in places.items():
             runs = self.places.get(client)
             if runs is None:
-                if not any(place > 0 for place in found):
+                if max(found) <= 0:
                     continue
                 runs = self.places[client] = _Runs()
             known = self.clocks.get(client, 0)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,13 +24,16 @@ from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from collab.document import Document
 from collab.updates import Gate, Verdict, parse
-from tests.honest import Node, base64
+from tests.honest import Node, base64, hostile
 
 UPDATES = 100_000
 """Updates that a run has at least."""
 
 WORLDS = 64
 ROUNDS = 60
+
+HOSTILE = 4_000
+"""Cases of hostile updates, five in each."""
 
 SEED = int(os.environ.get("HONEST_SEED", random.SystemRandom().randrange(2**32)))
 
@@ -78,6 +83,22 @@ def plans(draw: st.DrawFn) -> Plan:
         undo=draw(st.booleans()),
         gc=draw(st.booleans()),
     )
+
+
+HOME = Plan(
+    seed=1,
+    browsers=2,
+    servants=0,
+    split=False,
+    formats=True,
+    nested=True,
+    offline=0,
+    merges=0,
+    disorder=0,
+    strays=False,
+    undo=False,
+    gc=True,
+)
 
 
 class Servant:
@@ -330,3 +351,36 @@ def test_no_honest_update_is_rejected_or_left_waiting(node: Node) -> None:
     run()
     print(f"{count} updates")
     assert count >= UPDATES
+
+
+@pytest.mark.slow
+def test_what_the_gate_lets_through_harms_neither_pycrdt_nor_yjs(node: Node) -> None:
+    print(f"HONEST_SEED={SEED}")
+    histories = []
+    for formats in (False, True):
+        world = World(node, replace(HOME, formats=formats))
+        for _ in range(3):
+            world.round(edits=20)
+        histories.append([world.updates[number].hex() for number in world.order])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.honest.hostile", str(SEED), str(HOSTILE)],
+        input="\n\n".join("\n".join(history) for history in histories),
+        env={**os.environ, "RUST_BACKTRACE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"{lines[-1:]}: {done.stderr[-2000:]}"
+    accepted = 0
+    for case, line in zip(lines[::2], lines[1::2], strict=True):
+        count, *states = line.split()
+        accepted += int(count)
+        for state in states:
+            _, loaded = node.ask("load", updates=[base64(bytes.fromhex(state))])
+            assert "error" not in loaded, f"{case}: {loaded['error']}"
+            assert not loaded["pending"], case
+            clocks = known(b64decode(loaded["state"])).clocks
+            assert clocks == known(bytes.fromhex(state)).clocks, case
+    print(f"{accepted} of {HOSTILE * hostile.ATTEMPTS} hostile updates were accepted")
+    assert accepted > HOSTILE // 10

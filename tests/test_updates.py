@@ -536,6 +536,24 @@ def test_a_mark_behind_a_map_entry_is_one_too() -> None:
     take(gate_of(within), mark)
 
 
+def test_an_item_is_not_between_a_list_and_a_map() -> None:
+    list_and_map = hexed("01 02 05 00 04 01 01 74 01 61 28 01 01 6d 01 6b 01 7e 00")
+    assert kind(item("c4 05 00 05 01 01 61", 6), list_and_map) == "between-two-places"
+    # What is next to something collected goes with it, whatever is on its other side.
+    collected = hexed("01 02 05 00 00 01 28 01 01 6d 01 6b 01 7e 00")
+    take(gate_of(collected), item("c4 05 00 05 01 01 61", 6))
+
+
+def test_what_continues_something_known_is_where_that_is() -> None:
+    typing = hexed("01 01 05 00 04 01 01 74 02 6162 00")
+    entry = hexed("01 01 05 00 28 01 01 6d 01 6b 03 7e 7e 7e 00")
+    assert kind(entry, typing) == "between-two-places"
+    # A state that is known is not looked at, whatever has come since.
+    later = hexed("01 01 05 02 28 01 01 6d 01 6b 01 7e 00")
+    gate = gate_of(typing, later)
+    take(gate, hexed("02 01 06 00 28 01 01 6d 01 6c 01 7e") + typing[1:])
+
+
 def test_an_item_is_within_a_type_or_what_may_have_been_one() -> None:
     inside = hexed("01 01 06 00 04 00 05 00 01 61 00")
     assert kind(inside, typed(5, 0, "a", None)) == "parent-not-a-type"
