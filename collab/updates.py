@@ -1223,7 +1223,10 @@ class Gate:
                 before = self._place(client, known - 1)
                 if before == _COLLECTED:
                     own[first] = before
-                elif own[first] not in (before, _COLLECTED, -1):
+                elif (
+                    own[first] != before
+                    and parsed.trails[client][first * _STRIDE + 1] != _GONE
+                ):
                     raise UpdateRejected("between-two-places")
             trail = parsed.trails[client]
             for index, place in enumerate(own):

@@ -21,7 +21,7 @@ from collab.updates import Gate, Verdict, parse
 ATTEMPTS = 5
 """Hostile updates in a case."""
 
-JSON = (b"null", b"true", b'{"a":[1,0.5]}', b'"\\ud83d\\ude00"', b"12", b"NaN", b"{")
+JSON = (b"null", b"true", b'{"a":[1,0.5]}', b'"\\ud83d\\ude00"', b"12", b"[]", b"NaN")
 VALUES = (
     b"\x7f",
     b"\x7e",
@@ -30,7 +30,7 @@ VALUES = (
     b"\x75\x01\x7e",
     b"\x76\x01\x01a\x78",
 )
-TEXTS = ("a", "xyz", "😀", "a😀b", "é", "")
+TEXTS = ("a", "xyz", "😀", "a😀b", "é")
 
 
 def cases(seed: int, count: int, histories: list[list[bytes]]) -> Iterator[str]:
@@ -107,28 +107,29 @@ def forge(chance: random.Random, gate: Gate) -> bytes:
     update = wire.uint(len(clients))
     for client in clients:
         clock = max(0, ends.get(client, 0) - chance.choice((0, 0, 0, 0, 1, 2)))
-        structs = [struct(chance, ends, client) for _ in range(chance.randint(1, 5))]
+        structs = [struct(chance, ends, client) for _ in range(chance.randint(1, 3))]
         update += wire.uint(len(structs)) + wire.uint(client) + wire.uint(clock)
         update += b"".join(structs)
         ends[client] = clock + len(structs)
     deleted = chance.sample(list(ends), chance.randint(0, min(2, len(ends))))
     update += wire.uint(len(deleted))
     for client in deleted:
-        start = chance.randint(0, ends[client])
+        start = chance.randint(0, max(0, ends[client] - 1))
         update += wire.uint(client) + b"\x01" + wire.uint(start)
-        update += wire.uint(chance.randint(1, 3))
+        update += wire.uint(chance.choice((1, 1, 1, 2, 3)))
     return update
 
 
 def struct(chance: random.Random, ends: dict[int, int], client: int) -> bytes:
     def reference() -> bytes:
-        other = chance.choice((*ends, client))
-        clock = chance.randint(0, max(0, ends.get(other, 0) - chance.choice((0, 1, 1))))
+        other = chance.choice(list(ends) or [client])
+        beyond = chance.random() < 0.05
+        clock = chance.randint(0, max(0, ends.get(other, 0) - 1 + beyond))
         return wire.uint(other) + wire.uint(clock)
 
-    ref = chance.choice((0, 1, 3, 4, 4, 4, 5, 6, 7, 7, 8, 8, 9, 10))
+    ref = chance.choice((0, 1, 3, 4, 4, 4, 4, 5, 6, 7, 7, 8, 8, 9, 0, 10))
     if ref in (0, 10):
-        return bytes((ref,)) + wire.uint(chance.randint(0, 3))
+        return bytes((ref,)) + wire.uint(1 if chance.random() < 0.95 else 0)
     info = ref | chance.choice((0, 0x20, 0x40, 0x80, 0x80, 0xC0, 0xA0, 0xE0))
     encoded = bytes((info,))
     if info & 0x80:
@@ -146,7 +147,7 @@ def struct(chance: random.Random, ends: dict[int, int], client: int) -> bytes:
             encoded += wire.text(chance.choice("ab"))
     match ref:
         case 1:
-            return encoded + wire.uint(chance.randint(0, 3))
+            return encoded + wire.uint(chance.choice((1, 1, 2, 3, 3, 0)))
         case 3:
             return encoded + wire.data(chance.randbytes(2))
         case 4:
@@ -156,13 +157,17 @@ def struct(chance: random.Random, ends: dict[int, int], client: int) -> bytes:
         case 6:
             return encoded + wire.text("b") + wire.data(chance.choice(JSON))
         case 7:
-            kind = chance.choice((0, 1, 2, 3, 4, 5, 6, 7))
+            kind = chance.choice((0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 6, 6, 5, 7))
             return encoded + bytes((kind,)) + (b"\x01p" if kind in (3, 5) else b"")
         case 8:
-            values = [chance.choice(VALUES) for _ in range(chance.randint(0, 3))]
+            values = [chance.choice(VALUES) for _ in range(chance.choice((1, 1, 2, 3)))]
             return encoded + wire.uint(len(values)) + b"".join(values)
         case _:
-            return encoded + wire.text("guid") + chance.choice((b"\x76\x00", b"\x7e"))
+            return (
+                encoded
+                + wire.text("guid")
+                + chance.choice((b"\x76\x00", b"\x76\x00", b"\x7e"))
+            )
 
 
 def main() -> None:
