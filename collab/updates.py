@@ -46,7 +46,7 @@ An update is rejected with one of these words, which are the ``kind`` of the err
 ``rival-entries``           one map entry written over and over without seeing itself
 ``nested-too-deep``         shared types nested too deeply
 ``too-many-structs``        more structs and ranges than ``UpdateLimits.structs``
-``too-many-clients``        more new clients than ``UpdateLimits.new_clients``
+``too-many-clients``        more clients, or more new ones, than ``UpdateLimits`` has
 ==========================  =========================================================
 """
 
@@ -359,6 +359,8 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
     pause = SLICE
 
     clients, at = _read_count(update, 0, 3)
+    if clients > limits.clients:
+        raise UpdateRejected("too-many-clients", f"limit {limits.clients}")
     for _ in range(clients):
         section = at
         count, at = _read_count(update, at, 2)

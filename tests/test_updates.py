@@ -359,6 +359,9 @@ def test_structs_and_clients_are_limited() -> None:
     four = b"\x01\x04\x05\x00" + b"\x00\x01" * 4 + b"\x00"
     assert kind(four, limits=limits) == "too-many-structs"
 
+    five = b"\x05" + b"".join(bytes((1, c, 0, 0, 1)) for c in range(5)) + b"\x00"
+    assert kind(five, limits=limits) == "too-many-clients"
+
     gate = Gate(limits)
     three = b"\x03" + b"".join(bytes((1, c, 0, 0, 1)) for c in (1, 2, 3)) + b"\x00"
     with pytest.raises(UpdateRejected, match="too-many-clients"):
