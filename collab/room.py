@@ -146,7 +146,7 @@ class Session:
         self.owned: tuple[int, ...] = ()
         self.introduced = False
         self.synced = False
-        """Whether it was sent all there was."""
+        """Whether it asked for the document, and was sent it."""
         self.lacking = False
         """Whether it sent something that came early, and must be asked for the rest."""
         self.behind: bytes | None = None
@@ -187,6 +187,8 @@ class Room:
         self.fresh: list[tuple[bytes, Session | None]] = []
         """Updates since the last flush, and who need not be sent them."""
         self.lacking: list[Session] = []
+        self.early: dict[bytes, Session] = {}
+        """Who sent what is parked: to them it would look like an acknowledgement."""
 
         self.unsaved: list[tuple[bytes, str]] = []
         """Updates that the log doesn't have yet, with their authors, in order."""
@@ -279,10 +281,15 @@ class Room:
             self.unsaved.append((update, session.who))
             self.unsaved_size += len(update)
             for news in visible:
-                self.fresh.append((news, session if news is update else None))
-            if outcome is Outcome.PARKED and not session.lacking:
-                session.lacking = True
-                self.lacking.append(session)
+                author = session if news is update else self.early.pop(news, None)
+                self.fresh.append((news, author))
+            if self.early and not self.document.parked:
+                self.early.clear()
+            if outcome is Outcome.PARKED:
+                self.early[update] = session
+                if not session.lacking:
+                    session.lacking = True
+                    self.lacking.append(session)
             self.wake(self, 0.0)
         # A repeat is saved when what it repeats is: perhaps not yet.
         count = self.saved_count + len(self.unsaved)
@@ -482,13 +489,12 @@ class Room:
             session.synced = True
             diff = self.document.diff(wanted)
             pieces.append(encoding.encode_state(SyncStep2(diff)))
-        elif session.behind_version != self.document.version:
-            diff = self.document.diff(since)
+        elif session.synced and session.behind_version != self.document.version:
             # As an Update it could be, byte for byte, one of the session's own that
-            # isn't saved yet, and look like its acknowledgement. But who has not been
-            # sent everything would take a SyncStep2 for that.
-            kind = SyncStep2 if session.synced else Update
-            pieces.append(encoding.encode_state(kind(diff)))
+            # isn't saved yet, and look like its acknowledgement. Who hasn't asked for
+            # the document yet would take a SyncStep2 for that, but needs no diff.
+            diff = self.document.diff(since)
+            pieces.append(encoding.encode_state(SyncStep2(diff)))
         if session.lacking:
             session.lacking = False
             pieces.append(encoding.encode(SyncStep1(self.document.state_vector())))
