@@ -1,0 +1,1 @@
+"""Measure our server beside its peers: `make bench`."""
