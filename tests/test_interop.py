@@ -349,7 +349,7 @@ def test_windows_of_one_browser_speak_with_each_other_too(party: Party) -> None:
     bob.append("b")
     until(lambda: text_of(ann, bob, cleo) in ("ab", "ba"))
     until(lambda: names_seen_by(cleo) == {"Ann", "Bob"})
-    ann.destroy()
+    ann.announce(None)
     until(lambda: names_seen_by(cleo) == {"Bob"} == names_seen_by(bob))
     # Nothing goes round and round.
     for client in (bob, cleo):
