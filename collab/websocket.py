@@ -455,14 +455,21 @@ class WebSocket(asyncio.Protocol):
         if protocol.handshake_exc is not None and self._closing is None:
             logger.info("refusing %s: %s", self._peer(), protocol.handshake_exc)
         self._left = None
+        broken = protocol.parser_exc
+        if broken is not None and self._closing is None:
+            self._blame(broken)
         self._depart()
+        if broken is not None and protocol.close_sent is not None:
+            # Closing while it still sends would reset the connection, and our close
+            # frame be lost. So we say that we are done, and read until it is.
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
         # The server closes TCP first, so that the client holds no TIME_WAIT.
         # (RFC 6455, section 7.1.1)
-        if (
-            protocol.close_rcvd is not None
-            or protocol.parser_exc is not None
+        elif (
+            broken is not None
+            or protocol.close_rcvd is not None
             or protocol.state is State.CONNECTING
-            or protocol.eof_sent
         ):
             self._transport.close()
         if self._closing is None:
@@ -473,6 +480,15 @@ class WebSocket(asyncio.Protocol):
         if self._connection is not None and not self._refused:
             self._connection.blame(error)
             self._close(error.close_code, error.reason)
+
+    def _blame(self, broken: Exception) -> None:
+        """Log, in one line, which rule of WebSocket the client broke."""
+        closed = self._protocol.close_sent
+        if self._connection is not None and closed is not None:
+            error = ProtocolError(str(broken))
+            error.close_code = closed.code
+            error.reason = closed.reason or error.reason
+            self._connection.blame(error)
 
     def _close(self, code: int, reason: str) -> None:
         """Start the closing handshake."""

@@ -407,6 +407,14 @@ def test_a_frame_above_the_limit_is_refused_by_its_head_alone(
     assert seat.read_close()[0] == 1009
 
 
+def test_who_sends_all_of_a_frame_above_the_limit_hears_why(seat: Raw) -> None:
+    # If the server closed TCP at once, it would be reset, and the reason lost; a
+    # provider would connect and send the same again, for ever.
+    seat.send_frame(BINARY, bytes(Limits().frame_size + 1))
+    code, _ = seat.read_close()
+    assert code == 1009
+
+
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1])
 def test_an_absurd_length_is_refused(seat: Raw, size: int) -> None:
     seat.send(b"\x82\xff" + size.to_bytes(8, "big") + b"\x00\x00\x00\x00")
@@ -466,11 +474,8 @@ def test_a_message_must_end_before_the_next_begins(seat: Raw) -> None:
 def test_pieces_above_the_limit_in_sum_are_refused(seat: Raw) -> None:
     seat.send_frame(BINARY, b"", fin=False)
     piece = frame(CONTINUATION, bytes(2**20), fin=False)
-    try:
-        for _ in range(17):
-            seat.send(piece)
-    except ConnectionError:
-        return  # It was cut off as it wrote on.
+    for _ in range(17):
+        seat.send(piece)
     assert seat.read_close()[0] == 1009
 
 
@@ -511,6 +516,19 @@ def test_many_frames_may_arrive_at_once(seat: Raw) -> None:
 def test_several_messages_may_be_in_one_frame(seat: Raw) -> None:
     seat.say(edit(A) + step1())
     assert len(seat.hear_until(edit(A))) >= 1
+
+
+@pytest.mark.xfail(reason="Room._state sends what is recent behind it", strict=True)
+def test_who_is_told_that_it_is_synced_has_all(
+    server: servers.Server, room: str
+) -> None:
+    # Applications fill a document that is empty once it is synced.
+    url = f"{server.ws_url}/{room[4:]}"
+    with Editor(url) as first:
+        first.type("once upon a time")
+        first.save()
+        with Editor(url) as second:
+            assert str(second.text) == "once upon a time"
 
 
 def test_what_is_sent_while_a_room_is_opened_waits(raw: Raw, room: str) -> None:
@@ -862,6 +880,7 @@ async def test_a_slow_reader_that_recovers_has_missed_nothing(
     fast: servers.Serving,
 ) -> None:
     slow = await asyncio.to_thread(enter, fast.port, "/ws/a", small=True)
+    slow.say(step1())
     state = await asyncio.to_thread(
         flood, f"{fast.ws_url}/a", lambda: bool(fast.hub.full)
     )
@@ -870,7 +889,7 @@ async def test_a_slow_reader_that_recovers_has_missed_nothing(
         doc: Doc[Any] = Doc()
         while doc.get_state() != state:
             message = slow.hear()
-            if message[:2] == b"\x00\x02":
+            if message[:2] in (b"\x00\x01", b"\x00\x02"):
                 doc.apply_update(read_data(message, 2))
         return doc
 
