@@ -438,7 +438,9 @@ class WebSocket(asyncio.Protocol):
     def _pump(self) -> None:
         protocol = self._protocol
         pieces = protocol.data_to_send()
-        if pieces and self._progress is not None and protocol.state is State.OPEN:
+        if self._refused:
+            pieces = []  # All was said: it needs no pongs, however many pings it sends.
+        elif pieces and self._progress is not None and protocol.state is State.OPEN:
             # It sends pings but doesn't read. "An endpoint MAY elect to send a pong
             # for only the most recently processed Ping": it gets the next one.
             # (RFC 6455, section 5.5.3)
