@@ -255,7 +255,7 @@ def image() -> Iterator[Image]:
                 shell=True,
                 check=True,
                 cwd=made.source,
-                env={**inherited, "PYTHON": python},
+                env={**inherited, "PYTHON": python, "PIP_QUIET": "1"},
             )
         if user is None:
             subprocess.run(["chmod", "-R", "a-w", made.prefix], check=True)
@@ -327,8 +327,7 @@ def test_the_sdist_holds_the_built_page(image: Image) -> None:
 
 def test_the_wheel_of_the_sdist_is_the_wheel(image: Image, tmp_path: Path) -> None:
     (archive,) = (image.source / "dist").glob("*.tar.gz")
-    with tarfile.open(archive) as sdist:
-        sdist.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(archive, tmp_path)
     (unpacked,) = tmp_path.iterdir()
     builder = str(image.source / ".venv/bin/python")
     command = [builder, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
