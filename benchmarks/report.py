@@ -97,8 +97,8 @@ are what to look at.
 * **Memory** is the growth of private memory between {warm} and {all} connections that
   are synced, after a forced garbage collection in the Node servers.
 * **Opening**: median of {openings} starts. Ours reads its own database, into which the
-  edits were written one by one; peers apply one merged update from a file. History:
-  {history}.
+  edits were written one by one, and from which the document was put away once; peers
+  apply one merged update from a file. History: {history}.
 * **Cursors** are counted until everybody has everybody's last one. We send the newest
   state of each client, at short intervals; so does Hocuspocus for what came in one
   turn of its loop; y-websocket sends every one. Clients {echoes} what they

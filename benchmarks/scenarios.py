@@ -25,6 +25,8 @@ WARM = 100
 """Connections that are there before memory is compared."""
 JOINERS = 500
 OPENINGS = 5
+UNUSED = 33.0
+"""Seconds after which our server has put a document away that nobody has open."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def stored(bench: Bench, kind: Kind) -> tuple[Path, Path]:
         directory.mkdir()
         with running(kind, directory) as server:
             history.write(server, "paper-0", bench.paper.updates)
+            time.sleep(UNUSED)
             server.settle()  # it may still be compacting
     return directory, document
 
