@@ -7,6 +7,12 @@
     collab = Collab(database="sqlite:///collab.db")   # an ASGI application
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .app import Collab
+    from .room import Limits
+
 __version__ = "0.1.0"
 
 __all__ = ["Collab", "Limits"]

@@ -1,0 +1,383 @@
+"""Collab inside an application, under an ASGI server that knows nothing of it.
+
+The server is uvicorn as it comes; the application is that of ``examples/fastapi``, or
+Collab alone. The clients are y-websocket's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.interop import Clients, until
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "fastapi"
+
+numbers = itertools.count(1)
+
+
+class Uvicorn:
+    """``uvicorn APPLICATION`` on a free port."""
+
+    def __init__(self, application: str, folder: Path, prefix: str = "") -> None:
+        self.command = [sys.executable, "-m", "uvicorn", application]
+        self.folder = folder
+        self.prefix = prefix
+        self.port = 0
+        self.lines: list[str] = []
+
+    def start(self, database: Path) -> None:
+        """Start it and wait until it listens; later times on the same port."""
+        self.database = database
+        self.process = subprocess.Popen(
+            [*self.command, "--port", str(self.port)],
+            cwd=self.folder,
+            env={**os.environ, "DATABASE": f"sqlite:///{database}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.listening = threading.Event()
+        self.reader = threading.Thread(target=self._read, args=[self.process.stderr])
+        self.reader.start()
+        assert self.listening.wait(60)
+        assert self.port, self.log
+
+    def _read(self, errors: Any) -> None:
+        for line in errors:
+            self.lines.append(line)
+            address = re.search(r"running on http://127.0.0.1:(\d+)", line)
+            if address is not None:
+                self.port = int(address[1])
+                self.listening.set()
+        self.listening.set()
+        errors.close()
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr."""
+        return "".join(self.lines)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}{self.prefix}/ws"
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and wait until it is gone."""
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.reader.join()
+        return code
+
+    def restart(self, number: int) -> None:
+        """End it with a signal, and start it again."""
+        self.end(number)
+        self.start(self.database)
+
+
+@contextmanager
+def running(
+    application: str, folder: Path, data: Path, prefix: str = ""
+) -> Iterator[Uvicorn]:
+    server = Uvicorn(application, folder, prefix)
+    server.start(data / "collab.db")
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[Clients]:
+    with Clients() as clients:
+        yield clients
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uvicorn]:
+    data = tmp_path_factory.mktemp("example")
+    with running("main:app", EXAMPLE, data, "/collab") as server:
+        yield server
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Uvicorn]:
+    """The example, for one test alone."""
+    with running("main:app", EXAMPLE, tmp_path, "/collab") as server:
+        yield server
+
+
+@pytest.fixture
+def name() -> str:
+    return f"note-{next(numbers)}"
+
+
+def closed(socket: ClientConnection) -> tuple[int, str]:
+    """Read until the server closes; return its code and reason."""
+    try:
+        while True:
+            socket.recv(20)
+    except ConnectionClosed as exc:
+        frame = exc.rcvd
+    assert frame is not None
+    return frame.code, frame.reason
+
+
+# With the clients in the field.
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+def test_clients_converge_and_see_each_other(
+    clients: Clients, example: Uvicorn, name: str, version: str
+) -> None:
+    ann = clients.open(example.ws_url, name, version=version)
+    bob = clients.open(example.ws_url, name, socket="native")
+    ann.announce({"user": {"name": "Ann"}})
+    ann.append("hello ")
+    until(lambda: bob.text == "hello ")
+    bob.append("there")
+    until(lambda: ann.text == "hello there")
+    until(lambda: ann.saved and bob.saved)
+    until(lambda: bob.people.get(ann.id) == {"user": {"name": "Ann"}})
+    gone = ann.id
+    ann.destroy()
+    until(lambda: gone not in bob.people)
+    cleo = clients.open(example.ws_url, name, version=version)
+    until(lambda: cleo.text == "hello there")
+    bob.destroy()
+    cleo.destroy()
+
+
+def test_a_client_that_is_soon_back_never_left(
+    clients: Clients, example: Uvicorn, name: str
+) -> None:
+    ann = clients.open(example.ws_url, name)
+    bob = clients.open(example.ws_url, name)
+    ann.announce({"user": {"name": "Ann"}})
+    until(lambda: ann.id in bob.people)
+    bob.run(
+        "kept.removed = [];"
+        "awareness.on('change', ({ removed }) => kept.removed.push(...removed))"
+    )
+    ann.break_off()
+    until(lambda: ann.events.count("connected") == 2 and ann.synced)
+    ann.announce({"user": {"name": "Ann, back"}})
+    until(lambda: bob.people.get(ann.id) == {"user": {"name": "Ann, back"}})
+    assert bob.run("return kept.removed") == []
+    ann.die()
+    until(lambda: ann.id not in bob.people, patience=10)
+    ann.destroy()
+    bob.destroy()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_heard_back_survives_a_restart(
+    clients: Clients, own: Uvicorn, number: int
+) -> None:
+    ann = clients.open(own.ws_url, "note")
+    ann.run(
+        """
+        let made = 0;
+        const edit = () => {
+          doc.getText("text").insert(0, `<${made++}>`);
+          kept.timer = setTimeout(edit, 1);
+        };
+        edit();
+        """
+    )
+    until(lambda: ann.heard_back > 50)
+    own.end(number)
+    until(lambda: not ann.connected)
+    ann.run("clearTimeout(kept.timer)")
+    heard = ann.heard_back - 1  # The answer on connecting holds no edit.
+    stays = clients.open(own.ws_url, "note", persisted=ann.state)
+    stays.append("<written offline>")
+    whole = ann.text + "<written offline>"
+    ann.destroy()
+    own.start(own.database)
+    bob = clients.open(own.ws_url, "note")
+    until(lambda: bob.synced and stays.synced)
+    until(lambda: bob.text == stays.text == whole)
+    assert heard > 0
+
+    stays.destroy()
+    bob.destroy()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nobody_needs_to_come_back_for_what_was_heard_back(
+    clients: Clients, own: Uvicorn, number: int
+) -> None:
+    ann = clients.open(own.ws_url, "note")
+    for count in range(30):
+        ann.append(f"<{count}>")
+    until(lambda: ann.synced and ann.saved)
+    own.end(number)
+    written = ann.text
+    ann.destroy()
+    own.start(own.database)
+    bob = clients.open(own.ws_url, "note")
+    until(lambda: bob.synced)
+    assert bob.text == written
+    bob.destroy()
+
+
+@pytest.mark.slow
+def test_who_says_nothing_for_long_stays_connected(
+    clients: Clients, example: Uvicorn, name: str
+) -> None:
+    silent = [
+        clients.open(
+            example.ws_url, f"{name}-{version}", version=version, awareness=False
+        )
+        for version in ("1", "2", "3")
+    ]
+    until(lambda: all(client.synced for client in silent))
+    start = time.monotonic()
+    while time.monotonic() - start < 36:
+        for client in silent:
+            assert client.events == ["connecting", "connected"]
+        time.sleep(1)
+    for client in silent:
+        client.destroy()
+
+
+def test_a_large_document_arrives(
+    clients: Clients, example: Uvicorn, name: str
+) -> None:
+    ann = clients.open(example.ws_url, name)
+    ann.run("doc.getText('text').insert(0, 'wörd '.repeat(400_000))")
+    bob = clients.open(example.ws_url, name, socket="native")
+    until(lambda: bob.length == 2_000_000 and ann.saved)
+    ann.append("!")
+    until(lambda: bob.length == 2_000_001)
+    ann.destroy()
+    bob.destroy()
+
+
+def test_a_subprotocol_is_accepted(
+    clients: Clients, example: Uvicorn, name: str
+) -> None:
+    ann = clients.open(example.ws_url, name, protocols=["yjs", "bearer.abc"])
+    until(lambda: ann.synced)
+    assert ann.run("return provider.ws.protocol") == "yjs"
+    ann.destroy()
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "%00", "a%0Ab", "x" * 256, "%F0%9F%98%80" * 64, "a/../b", "%2E%2E"],
+    ids=["empty", "nul", "newline", "long", "long in UTF-8", "relative", "relative 2"],
+)
+def test_a_bad_name_is_refused_before_the_upgrade(example: Uvicorn, path: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"{example.ws_url}/{path}")
+    response = caught.value.response
+    assert response.status_code == 400
+    assert response.body == b"bad document name\n"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "reason"),
+    [
+        (b"", 4400, "malformed message"),
+        (b"\x09", 4400, "malformed message"),
+        (b"\x00\x00\xff", 4400, "malformed message"),
+        (b"\x00\x02\x03\x01\x01\x01", 4422, "update rejected"),
+        (b"\x01\x05\x01\x01\x01\x01{", 4400, "malformed message"),
+        ("text", 4400, "malformed message"),
+    ],
+)
+def test_a_bad_frame_ends_the_connection(
+    example: Uvicorn, name: str, frame: bytes | str, code: int, reason: str
+) -> None:
+    with (
+        connect(f"{example.ws_url}/{name}") as good,
+        connect(f"{example.ws_url}/{name}") as bad,
+    ):
+        address = bad.local_address
+        bad.send(frame)
+        got, why = closed(bad)
+        assert got == code
+        assert why.startswith(reason)
+        # Whoever else is there stays.
+        good.send(b"\x00\x00\x01\x00")
+        while good.recv(20, decode=False)[:2] != b"\x00\x01":
+            pass
+    until(lambda: f"closing 127.0.0.1:{address[1]}" in example.log)
+
+
+def test_a_request_that_is_no_websocket_is_told_so(example: Uvicorn) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{example.url}/ws/doc")
+    assert caught.value.code == 426
+    with caught.value as answer:
+        assert answer.headers["Upgrade"] == "websocket"
+
+
+def test_health_is_where_it_is_mounted(example: Uvicorn) -> None:
+    for path in ("livez", "readyz"):
+        with urllib.request.urlopen(f"{example.url}/{path}") as answer:
+            assert answer.status == 200
+    with urllib.request.urlopen(example.url.removesuffix("/collab")) as answer:
+        assert b"/collab/?doc=notes/house%20rules" in answer.read()
+
+
+# Alone.
+
+
+def test_collab_is_a_whole_application(clients: Clients, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(
+        "from os import environ\n"
+        "from collab import Collab\n"
+        "app = Collab(environ['DATABASE'])\n"
+    )
+    with running("alone:app", tmp_path, tmp_path) as server:
+        ann = clients.open(server.ws_url, "a/b")
+        ann.append("hello")
+        until(lambda: ann.saved)
+        server.end()
+        ann.destroy()
+        server.start(server.database)
+        bob = clients.open(server.ws_url, "a/b")
+        until(lambda: bob.text == "hello")
+        bob.destroy()
+        assert "Traceback" not in server.log
+
+
+def test_a_database_that_cannot_be_opened_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(
+        f"from collab import Collab\napp = Collab('sqlite:///{tmp_path}/no/such.db')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "alone:app", "--port", "0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("no/such.db") == 1
+    assert "Traceback" not in done.stderr
