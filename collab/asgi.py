@@ -92,7 +92,9 @@ class _Socket:
                 await waiting
             await self._receive()
         except WebSocketDisconnect as exc:
-            goodbye = exc.code in (1000, 1001, 1005)
+            # Not 1005: uvicorn says that too of a socket that died. Who leaves by an
+            # empty close frame stays visible for a while, unless it said that it goes.
+            goodbye = exc.code in (1000, 1001)
         except CollabError as exc:
             self.connection.blame(exc)
             self._leave(spoke, False)
