@@ -10,7 +10,7 @@ from typing import Self
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -71,7 +71,6 @@ class Collab:
         """
         self.hub = Hub(Store(database), limits or Limits())
         routes: list[BaseRoute] = [
-            WebSocketRoute("/ws/{name:path}", self._websocket),
             Route("/ws/{name:path}", self._not_upgraded),
             Route("/livez", self._live),
             Route("/readyz", self._ready),
@@ -102,10 +101,13 @@ class Collab:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ASGI scope."""
-        if scope["type"] == "lifespan":
-            await self._live_through(receive, send)
-        else:
-            await self._routes(scope, receive, send)
+        match scope["type"]:
+            case "lifespan":
+                await self._live_through(receive, send)
+            case "websocket":
+                await serve_websocket(self.hub, WebSocket(scope, receive, send))
+            case _:
+                await self._routes(scope, receive, send)
 
     async def _live_through(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -118,9 +120,6 @@ class Collab:
         await receive()
         await self.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
-
-    async def _websocket(self, websocket: WebSocket) -> None:
-        await serve_websocket(self.hub, websocket)
 
     async def _not_upgraded(self, request: Request) -> Response:
         return PlainTextResponse(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 
 from starlette.responses import PlainTextResponse
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .connection import Connection, text_refused
@@ -54,18 +55,45 @@ async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
     client = websocket.client
     peer = f"{client.host}:{client.port}" if client else "unknown"
     try:
-        name = check_name(websocket.path_params["name"])
+        name = _document_name(websocket.scope)
+        if name is None:
+            await _refuse(websocket, 404, "No WebSocket here: try /ws/NAME.")
+            return
         hub.check()
     except CollabError as exc:
         logger.info("refusing %s: %s", peer, exc)
         headers = {"Retry-After": "5"} if isinstance(exc, Unavailable) else None
-        await websocket.send_denial_response(
-            PlainTextResponse(f"{exc.reason}\n", exc.http_status, headers)
-        )
+        await _refuse(websocket, exc.http_status, exc.reason, headers)
         return
     offered = websocket.scope.get("subprotocols") or [None]
     await websocket.accept(subprotocol=offered[0])
     await _Socket(hub, websocket, name, peer).run()
+
+
+def _document_name(scope: Scope) -> str | None:
+    """The document that a path names; ``None`` if it is not below ``/ws/``.
+
+    Raises:
+        BadName: If what it names cannot be a document.
+    """
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if not path.startswith("/ws/"):
+        return None
+    return check_name(path.removeprefix("/ws/"))
+
+
+async def _refuse(
+    websocket: WebSocket,
+    status: int,
+    reason: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Answer a handshake, with a 403 where the server can say nothing else."""
+    if "websocket.http.response" in (websocket.scope.get("extensions") or {}):
+        response = PlainTextResponse(f"{reason}\n", status, headers)
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()
 
 
 class _Socket:

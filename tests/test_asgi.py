@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from collab import Collab
 from tests.interop import Clients, until
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fastapi"
@@ -288,8 +290,8 @@ def test_a_subprotocol_is_accepted(
 
 @pytest.mark.parametrize(
     "path",
-    ["", "%00", "a%0Ab", "x" * 256, "%F0%9F%98%80" * 64, "a/../b", "%2E%2E"],
-    ids=["empty", "nul", "newline", "long", "long in UTF-8", "relative", "relative 2"],
+    ["", "%00", "a%7Fb", "x" * 256, "%F0%9F%98%80" * 64, "a/../b", "%2E%2E"],
+    ids=["empty", "nul", "delete", "long", "long in UTF-8", "relative", "relative 2"],
 )
 def test_a_bad_name_is_refused_before_the_upgrade(example: Uvicorn, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
@@ -297,6 +299,31 @@ def test_a_bad_name_is_refused_before_the_upgrade(example: Uvicorn, path: str) -
     response = caught.value.response
     assert response.status_code == 400
     assert response.body == b"bad document name\n"
+
+
+@pytest.mark.parametrize("path", ["/", "/wss/doc", "/assets/index.js"])
+def test_websockets_are_nowhere_else(example: Uvicorn, path: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        connect(example.url.replace("http", "ws") + path)
+    assert caught.value.response.status_code == 404
+    assert "Traceback" not in example.log
+
+
+async def test_a_server_without_denial_responses_can_refuse(tmp_path: Path) -> None:
+    """Their extension is optional."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with Collab(f"sqlite:///{tmp_path}/collab.db") as collab:
+        await collab(
+            {"type": "websocket", "path": "/ws/", "headers": []}, receive, send
+        )
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 @pytest.mark.parametrize(
