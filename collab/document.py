@@ -21,7 +21,8 @@ from pycrdt import Doc, get_update, merge_updates
 
 from . import wire
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
-from .updates import Gate, Parsed, Verdict, parse, sections
+from .gate import Gate, Verdict
+from .updates import Parsed, parse, sections
 
 MAX_PARKED = 32 * 1024 * 1024
 """Bytes of updates that wait for others, in one document."""

@@ -62,9 +62,41 @@ class BadName(ProtocolError):
 
 
 class UpdateRejected(CollabError):
-    """Raised by the gate for an update that no honest client can have made.
+    """Raised for an update that no honest client can have made.
 
-    ``reason`` is one of a fixed list of kebab-case words, such as ``invalid-json``.
+    Its ``kind`` is one of these words:
+
+    ==========================  =====================================================
+    ``truncated``               the bytes end within the update
+    ``trailing-bytes``          bytes follow it, as when it is encoded in version 2
+    ``length-exceeds-bytes``    a count or length that the bytes present cannot hold
+    ``integer-overflow``        an integer of more than 53 bits
+    ``clock-overflow``          a clock beyond 2^31 - 1
+    ``invalid-text``            a string that is not UTF-8
+    ``invalid-json``            JSON that pycrdt or a browser cannot read
+    ``invalid-value``           a value of a kind that lib0 does not have
+    ``value-too-deep``          arrays and maps nested too deeply in one value
+    ``duplicate-client``        a client with two sections
+    ``empty-section``           a client with no structs, or no ranges
+    ``empty-struct``            a struct or range without length
+    ``flags-on-filler``         a GC or Skip with the flags of an item
+    ``unknown-content``         content that Yjs does not have
+    ``unknown-type``            a shared type that Yjs does not have
+    ``unknown-parent``          a parent that is neither a root nor an item
+    ``legacy-json``             ContentJSON of Yjs before 13, which pycrdt cannot decode
+    ``xml-hook``                Y.XmlHook, which pycrdt re-encodes as something else
+    ``invalid-subdocument``     a subdocument whose options are not a map
+    ``format-as-map-entry``     a formatting mark where a map's value should be
+    ``between-two-places``      an item with a neighbour that is elsewhere
+    ``parent-not-a-type``       an item inside of something that has no inside
+    ``future-reference``        an item that refers to itself or its client's future
+    ``cyclic-references``       items that each wait for the other
+    ``unsorted-deletes``        ranges that overlap or are not in ascending order
+    ``rival-entries``           one map entry written over and over, unseen
+    ``nested-too-deep``         shared types nested too deeply
+    ``too-many-structs``        more structs and ranges than ``UpdateLimits.structs``
+    ``too-many-clients``        more clients than ``UpdateLimits.clients``, or new ones
+    ==========================  =====================================================
     """
 
     close_code = 4422

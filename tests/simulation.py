@@ -20,6 +20,7 @@ from collab import wire
 from collab.dialects import yjs
 from collab.document import Document
 from collab.errors import DocumentBroken
+from collab.gate import Verdict
 from collab.messages import (
     Message,
     Presence,
@@ -29,7 +30,7 @@ from collab.messages import (
     Update,
 )
 from collab.room import Room, Session
-from collab.updates import Verdict, parse
+from collab.updates import parse
 
 WORDS = ("a", "b", "c", "é", "😀", "漢字", "the ", "\n", "x" * 30, "👩\u200d👩\u200d👧")
 VALUES = (None, True, 1, -0.5, "é😀", [1, "x"], {"k": [None]})

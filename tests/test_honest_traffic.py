@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from collab.document import Document
-from collab.updates import Gate, Verdict, parse
+from collab.gate import Gate, Verdict
+from collab.updates import parse
 from tests.honest import Node, base64, hostile
 
 UPDATES = 100_000

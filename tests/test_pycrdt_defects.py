@@ -22,7 +22,8 @@ from pycrdt import Doc, Map, Text, get_state, merge_updates
 from collab import wire
 from collab.document import Document, Outcome
 from collab.errors import ProtocolError, UpdateRejected
-from collab.updates import Gate, Verdict, parse
+from collab.gate import Gate, Verdict
+from collab.updates import parse
 from tests.honest import Node, base64
 
 HANG = "hang"

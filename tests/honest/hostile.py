@@ -16,7 +16,8 @@ from pycrdt import Doc
 
 from collab import wire
 from collab.errors import UpdateRejected
-from collab.updates import Gate, Verdict, parse
+from collab.gate import Gate, Verdict
+from collab.updates import parse
 
 ATTEMPTS = 5
 """Hostile updates in a case."""

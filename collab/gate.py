@@ -1,0 +1,479 @@
+"""The gate: what is let through to pycrdt, and when.
+
+pycrdt does not forgive updates out of causal order. So what the parser let pass is
+judged by what the document has already accepted::
+
+    parsed = parse(update)          # UpdateRejected: no honest client made this
+    match gate.judge(parsed):
+        case Verdict.READY: ...     # apply it, then gate.accept(parsed)
+        case Verdict.EARLY: ...     # park it until parsed.missing is known
+        case Verdict.REPEAT: ...    # it changes nothing
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from .contents import read_count, read_uint
+from .errors import QuotaExceeded, UpdateRejected
+from .trails import FORMAT, GONE, INSIDE, KEYED, ORIGIN, RIGHT, STRIDE, Ranges
+from .updates import DEFAULT, Parsed, UpdateLimits
+from .wire import uint
+
+
+class Verdict(enum.Enum):
+    """What to do with an update."""
+
+    READY = "ready"
+    """Apply it now: all that it refers to is known."""
+
+    EARLY = "early"
+    """Park it until ``Parsed.missing`` is known."""
+
+    REPEAT = "repeat"
+    """Nothing: all that it carries and deletes is known and deleted."""
+
+
+_COLLECTED: Final = 0xFFFF
+"""The place of what is collected, or becomes so because it refers to that."""
+
+_VERSION: Final = 1
+"""The version of the encoding of a gate."""
+
+
+class _Runs:
+    """A number for every clock of a client, kept as runs of equal ones; at first 0."""
+
+    __slots__ = ("starts", "values")
+
+    def __init__(self) -> None:
+        self.starts = array("I", (0,))
+        self.values = array("H", (0,))
+
+    def at(self, clock: int) -> int:
+        return self.values[bisect_right(self.starts, clock) - 1]
+
+    def put(self, clock: int, value: int) -> None:
+        """Set it from a clock on, which is not before that of the last time."""
+        if self.values[-1] == value:
+            return
+        if self.starts[-1] == clock:
+            self.values[-1] = value
+        else:
+            self.starts.append(clock)
+            self.values.append(value)
+
+
+class Gate:
+    """What a document has accepted, as far as it matters for the next update.
+
+    A new gate stands for an empty document. Two are equal when the same clocks are
+    known and deleted.
+    """
+
+    __slots__ = ("clocks", "deleted", "faithful", "limits", "lows", "places", "types")
+
+    def __init__(self, limits: UpdateLimits = DEFAULT) -> None:
+        self.limits = limits
+        self.clocks: dict[int, int] = {}
+        """How many clocks of each client are known; the next one expected."""
+        self.deleted: dict[int, Ranges] = {}
+        """The clocks that updates have deleted, or brought as deleted.
+
+        Replicas delete more than they were told: of concurrent writes of a map entry
+        all but one, what is inserted into a deleted type, and formatting that has
+        become redundant. A document's delete set has these too.
+        """
+        self.faithful = True
+        """Whether pycrdt's encoding of the document can be trusted.
+
+        It cannot once a surrogate pair was cut in half, as Yjs does when the user of
+        an editor deletes half an emoji: yrs then loses count of the clocks. Nor when
+        there are values that it makes others of: see ``Parsed.exact``.
+        """
+        self.lows: dict[int, array[int]] = {}
+        """The clocks of the second halves of surrogate pairs, ascending."""
+        self.types: dict[int, array[int]] = {}
+        """The clocks of shared types, ascending."""
+        self.places: dict[int, _Runs] = {}
+        """Where items are, if not in a list at the root: twice the number of types
+        around it, and one more for a map entry; or ``_COLLECTED``."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gate):
+            return NotImplemented
+        return self.clocks == other.clocks and self.deleted == other.deleted
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def judge(self, parsed: Parsed) -> Verdict:
+        """Say what to do with an update, and note why in it. Changes nothing here.
+
+        Raises:
+            UpdateRejected: If it can never be applied to this document.
+            QuotaExceeded: If the document would have more than ``limits.clients``.
+        """
+        clocks = self.clocks
+        repeat = True
+        newcomers = 0
+        for client, ranges in parsed.ranges.items():
+            end = known = clocks.get(client, 0)
+            for at in range(0, len(ranges), 2):
+                if ranges[at] > end:
+                    parsed.missing = client, ranges[at] - 1
+                    return Verdict.EARLY
+                if ranges[at + 1] > end:
+                    end = ranges[at + 1]
+            if end > known:
+                repeat = False
+                if not known:
+                    newcomers += 1
+        for client, clock in parsed.needs.items():
+            if clock >= clocks.get(client, 0):
+                carried = parsed.ranges.get(client)
+                if carried is None or clock >= carried[-1]:
+                    parsed.missing = client, clock
+                    return Verdict.EARLY
+        for client, deletes in parsed.deletes.items():
+            end = deletes[-1]
+            if end > clocks.get(client, 0):
+                carried = parsed.ranges.get(client)
+                if carried is None or end > carried[-1]:
+                    parsed.missing = client, end - 1
+                    return Verdict.EARLY
+            if repeat and not self._has_deleted(client, deletes):
+                repeat = False
+        if repeat:
+            return Verdict.REPEAT
+
+        if newcomers:
+            if newcomers > self.limits.new_clients:
+                raise UpdateRejected("too-many-clients", f"{newcomers} new ones")
+            if newcomers + len(clocks) > self.limits.clients:
+                raise QuotaExceeded("clients", self.limits.clients)
+        if parsed.nested or (self.places and parsed.trails):
+            parsed.places = self._find_places(parsed)
+        if not parsed.exact or (
+            (self.lows or parsed.lows) and self._is_cutting(parsed)
+        ):
+            parsed.faithful = False
+        return Verdict.READY
+
+    def accept(self, parsed: Parsed) -> None:
+        """Count an update as known. The last verdict on it was ``READY``."""
+        clocks = self.clocks
+        if parsed.places is not None:
+            self._accept_places(parsed, parsed.places)
+        for client, lows in parsed.lows.items():
+            if new := lows[bisect_left(lows, clocks.get(client, 0)) :]:
+                self.lows.setdefault(client, array("I")).extend(new)
+        if not parsed.faithful:
+            self.faithful = False
+        for client, ranges in parsed.ranges.items():
+            end = ranges[-1]
+            if end > clocks.get(client, 0):
+                clocks[client] = end
+        for client, deletes in parsed.deletes.items():
+            self._delete(client, deletes)
+        for client, gone in parsed.gone.items():
+            self._delete(client, gone)
+
+    def covers(self, other: Gate) -> bool:
+        """Whether the same clocks are known, and at least the same are deleted."""
+        return self.clocks == other.clocks and all(
+            self._has_deleted(client, ranges)
+            for client, ranges in other.deleted.items()
+        )
+
+    def _has_deleted(self, client: int, ranges: Ranges) -> bool:
+        known = self.deleted.get(client)
+        if known is None:
+            return False
+        for at in range(0, len(ranges), 2):
+            # Odd if it falls into a range; then that must reach to its end.
+            index = bisect_right(known, ranges[at])
+            if not index & 1 or known[index] < ranges[at + 1]:
+                return False
+        return True
+
+    def _delete(self, client: int, ranges: Ranges) -> None:
+        known = self.deleted.get(client)
+        if known is None:
+            self.deleted[client] = ranges.copy()
+            return
+        if len(ranges) > 64:
+            self.deleted[client] = _union(known, ranges)
+            return
+        for at in range(0, len(ranges), 2):
+            start, end = ranges[at], ranges[at + 1]
+            left = bisect_left(known, start)
+            right = bisect_right(known, end, left)
+            # What is between gives way; an end inside of a range is not one.
+            known[left:right] = ([] if left & 1 else [start]) + (
+                [] if right & 1 else [end]
+            )
+
+    def _is_cutting(self, parsed: Parsed) -> bool:
+        """Whether an update puts an edge between the halves of a surrogate pair."""
+        known = [lows for lows in (self.lows, parsed.lows) if lows]
+
+        def cut(client: int, clock: int) -> bool:
+            for lows in known:
+                own = lows.get(client)
+                if own is not None:
+                    at = bisect_left(own, clock)
+                    if at < len(own) and own[at] == clock:
+                        return True
+            return False
+
+        for client, trail in parsed.trails.items():
+            # What is new may begin within a pair, where another update ended.
+            if cut(client, self.clocks.get(client, 0)):
+                return True
+            for at in range(0, len(trail), STRIDE):
+                start, how, first, first_clock, second, second_clock = trail[
+                    at : at + STRIDE
+                ]
+                if (
+                    (how & ORIGIN and cut(first, first_clock + 1))
+                    or (how & RIGHT and cut(second, second_clock))
+                    or cut(client, start)
+                ):
+                    return True
+        return any(
+            cut(client, clock)
+            for client, deletes in parsed.deletes.items()
+            for clock in deletes
+        )
+
+    def _find_places(self, parsed: Parsed) -> dict[int, list[int]]:
+        """Find where each item of an update is: of each entry of its trails.
+
+        Raises:
+            UpdateRejected: If types nest too deeply, or an item cannot be there.
+        """
+        clocks = self.clocks
+        trails = parsed.trails
+        limit = 2 * self.limits.nesting + 1
+        starts = {client: trail[::STRIDE] for client, trail in trails.items()}
+        places = {client: [-1] * len(found) for client, found in starts.items()}
+        path: list[tuple[int, int]] = []
+        for client, own in places.items():
+            # Where the first unknown clock is, or the entry that goes beyond it.
+            known = clocks.get(client, 0)
+            if parsed.ranges[client][-1] <= known:
+                continue
+            at = bisect_right(starts[client], known) - 1
+            for index in range(max(at, 0), len(own)):
+                if own[index] >= 0:
+                    continue
+                # Follow the items it is next to or in, until the place of one is known.
+                path.append((client, index))
+                while True:
+                    client_, index_ = path[-1]
+                    entry = index_ * STRIDE
+                    _, how, left, left_clock, right, right_clock = trails[client_][
+                        entry : entry + STRIDE
+                    ]
+                    if how & (ORIGIN | INSIDE):
+                        beside, clock = left, left_clock
+                    elif how & RIGHT:
+                        beside, clock = right, right_clock
+                    else:
+                        place = _COLLECTED if how & GONE else 0
+                        break
+                    if clock < clocks.get(beside, 0):
+                        place = self._place(beside, clock)
+                        break
+                    next_index = bisect_right(starts[beside], clock) - 1
+                    place = places[beside][next_index]
+                    if place >= 0:
+                        break
+                    path.append((beside, next_index))
+                while path:
+                    client_, index_ = path.pop()
+                    entry = index_ * STRIDE
+                    how, inside, inside_clock = trails[client_][entry + 1 : entry + 4]
+                    if how & INSIDE and not self._has_inside(
+                        parsed, inside, inside_clock
+                    ):
+                        raise UpdateRejected("parent-not-a-type")
+                    # What refers to something collected becomes collected itself.
+                    if place != _COLLECTED:
+                        if how & INSIDE:
+                            place = (place | 1) + 1
+                        if how & KEYED:
+                            place |= 1
+                        if place > limit:
+                            raise UpdateRejected(
+                                "nested-too-deep", f"limit {self.limits.nesting}"
+                            )
+                        if how & FORMAT and place & 1:
+                            raise UpdateRejected("format-as-map-entry")
+                    places[client_][index_] = place
+        self._check_sides(parsed, places, starts)
+        return places
+
+    def _place(self, client: int, clock: int) -> int:
+        runs = self.places.get(client)
+        return 0 if runs is None else runs.at(clock)
+
+    def _check_sides(
+        self,
+        parsed: Parsed,
+        places: Mapping[int, list[int]],
+        starts: Mapping[int, Sequence[int]],
+    ) -> None:
+        """Check that items are on the same level as what is to their right."""
+        for client, own in places.items():
+            known = self.clocks.get(client, 0)
+            if parsed.ranges[client][-1] <= known:
+                continue
+            first = max(0, bisect_right(starts[client], known) - 1)
+            if starts[client][first] < known:
+                # What is new continues what is known, and so is where that is.
+                before = self._place(client, known - 1)
+                if before == _COLLECTED:
+                    own[first] = before
+                elif (
+                    own[first] != before
+                    and parsed.trails[client][first * STRIDE + 1] != GONE
+                ):
+                    raise UpdateRejected("between-two-places")
+            trail = parsed.trails[client]
+            for index, place in enumerate(own):
+                at = index * STRIDE
+                if trail[at + 1] & 3 != ORIGIN | RIGHT or place in (-1, _COLLECTED):
+                    continue
+                right, clock = trail[at + 4], trail[at + 5]
+                if clock < self.clocks.get(right, 0):
+                    beside = self._place(right, clock)
+                else:
+                    beside = places[right][bisect_right(starts[right], clock) - 1]
+                if beside not in (place, _COLLECTED):
+                    raise UpdateRejected("between-two-places")
+
+    def _has_inside(self, parsed: Parsed, client: int, clock: int) -> bool:
+        """Whether an item is a shared type, or deleted (it may have been one)."""
+        if clock < self.clocks.get(client, 0):
+            types: Mapping[int, array[int]] = self.types
+            gone: Mapping[int, Ranges] = self.deleted
+        else:
+            types = parsed.types
+            gone = parsed.gone
+        found = types.get(client)
+        if found is not None:
+            at = bisect_left(found, clock)
+            if at < len(found) and found[at] == clock:
+                return True
+        return bool(bisect_right(gone.get(client, ()), clock) & 1)
+
+    def _accept_places(self, parsed: Parsed, places: Mapping[int, list[int]]) -> None:
+        for client, types in parsed.types.items():
+            if new := types[bisect_left(types, self.clocks.get(client, 0)) :]:
+                self.types.setdefault(client, array("I")).extend(new)
+        for client, found in places.items():
+            runs = self.places.get(client)
+            if runs is None:
+                if max(found) <= 0:
+                    continue
+                runs = self.places[client] = _Runs()
+            known = self.clocks.get(client, 0)
+            starts = parsed.trails[client][::STRIDE]
+            for index, place in enumerate(found):
+                if place >= 0:
+                    runs.put(max(starts[index], known), place)
+
+    def encode(self) -> bytes:
+        """Encode it, to be kept beside a snapshot of the document."""
+        encoded = bytearray((_VERSION, self.faithful))
+        _write_map(encoded, {c: [n] for c, n in self.clocks.items()})
+        _write_map(encoded, self.deleted)
+        _write_map(encoded, self.lows)
+        _write_map(encoded, self.types)
+        _write_map(encoded, {c: runs.starts for c, runs in self.places.items()})
+        for runs in self.places.values():
+            for place in runs.values:
+                encoded += uint(place)
+        return bytes(encoded)
+
+    @classmethod
+    def decode(cls, encoded: bytes, limits: UpdateLimits = DEFAULT) -> Gate:
+        """Restore what :meth:`encode` made.
+
+        Raises:
+            ValueError: If it is of another version, or damaged.
+        """
+        gate = cls(limits)
+        try:
+            if encoded[0] != _VERSION or encoded[1] > 1:
+                raise ValueError("not a gate of this version")
+            gate.faithful = bool(encoded[1])
+            clocks, at = _read_map(encoded, 2)
+            gate.clocks = {client: known for client, (known,) in clocks.items()}
+            gate.deleted, at = _read_map(encoded, at)
+            lows, at = _read_map(encoded, at)
+            gate.lows = {client: array("I", found) for client, found in lows.items()}
+            types, at = _read_map(encoded, at)
+            gate.types = {client: array("I", found) for client, found in types.items()}
+            places, at = _read_map(encoded, at)
+            for client, starts in places.items():
+                gate.places[client] = runs = _Runs()
+                runs.starts = array("I", starts)
+                runs.values = array("H")
+                for _ in starts:
+                    place, at = read_uint(encoded, at)
+                    runs.values.append(place)
+        except (IndexError, OverflowError, UpdateRejected) as exc:
+            raise ValueError("gate is damaged") from exc
+        if at != len(encoded):
+            raise ValueError("gate is damaged")
+        return gate
+
+
+def _union(ours: Ranges, theirs: Ranges) -> Ranges:
+    """Merge two lists of ranges."""
+    pairs = sorted(
+        (ranges[at], ranges[at + 1])
+        for ranges in (ours, theirs)
+        for at in range(0, len(ranges), 2)
+    )
+    merged: Ranges = []
+    for start, end in pairs:
+        if merged and start <= merged[-1]:
+            if end > merged[-1]:
+                merged[-1] = end
+        else:
+            merged += (start, end)
+    return merged
+
+
+def _write_map(encoded: bytearray, numbers: Mapping[int, Sequence[int]]) -> None:
+    """Write ascending numbers by client, each as its difference from the last."""
+    encoded += uint(len(numbers))
+    for client, ascending in numbers.items():
+        encoded += uint(client)
+        encoded += uint(len(ascending))
+        last = 0
+        for number in ascending:
+            encoded += uint(number - last)
+            last = number
+
+
+def _read_map(encoded: bytes, at: int) -> tuple[dict[int, list[int]], int]:
+    numbers: dict[int, list[int]] = {}
+    clients, at = read_count(encoded, at, 2)
+    for _ in range(clients):
+        client, at = read_uint(encoded, at)
+        count, at = read_count(encoded, at, 1)
+        numbers[client] = ascending = []
+        last = 0
+        for _ in range(count):
+            difference, at = read_uint(encoded, at)
+            last += difference
+            ascending.append(last)
+    return numbers, at
