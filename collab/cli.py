@@ -131,6 +131,12 @@ def serve(
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
     )
+    try:
+        config.load()
+    except OSError as exc:  # ssl.SSLError is one.
+        raise click.ClickException(
+            f"Cannot use the certificate {tls_cert} with the key {tls_key}: {exc}."
+        ) from exc
     scheme = "http" if tls_cert is None else "https"
     shown = f"[{host}]" if ":" in host else host
     address = f"{scheme}://{shown}:{listener.getsockname()[1]}"
@@ -178,12 +184,15 @@ class Program:
         self.listener = listener
         self.address = address
         self.failure: CollabError | None = None
+        self.finished = False
+        """Whether it came to its end; the thread has said it if it didn't."""
 
     def run(self) -> None:
         """Serve until the server is told to exit."""
         factory = self.server.config.get_loop_factory()
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(self._serve())
+        self.finished = True
 
     async def _serve(self) -> None:
         try:
@@ -223,3 +232,5 @@ def _run(program: Program) -> None:
     thread.join()
     if program.failure is not None:
         raise click.ClickException(str(program.failure))
+    if not program.finished:
+        sys.exit(1)

@@ -1,0 +1,273 @@
+"""The command: each mistake is answered with one sentence, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from collab import __version__
+from tests import servers
+from tests.peers import Editor
+
+
+def collab(
+    *arguments: str, environment: dict[str, str] | None = None, user: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "collab", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        user=user,
+    )
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """What a failed command said in one sentence."""
+    assert result.returncode not in (0, -signal.SIGSEGV)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    *usage, sentence = result.stderr.strip().splitlines()
+    # click shows how it is used where options are wrong.
+    assert all(re.match(r"Usage: |Try |$", line) for line in usage), result.stderr
+    assert sentence.startswith("Error: ")
+    return sentence.removeprefix("Error: ")
+
+
+def serve(*options: str) -> str:
+    """What ``collab serve`` complains about."""
+    return complaint(collab("serve", "--port", "0", *options))
+
+
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def test_help_teaches() -> None:
+    assert "collab serve" in collab("--help").stdout
+    assert collab("-h").stdout == collab("--help").stdout
+    taught = collab("serve", "--help").stdout
+    for word in ["--port", "--database", "--tls-cert", "COLLAB_PORT", "new Websocket"]:
+        assert word in taught
+    assert "127.0.0.1" in taught
+    assert "sqlite:///collab.db" in taught
+
+
+def test_it_says_its_version() -> None:
+    assert collab("--version").stdout == f"collab, version {__version__}\n"
+
+
+def test_without_a_command_it_helps() -> None:
+    result = collab()
+    assert "Usage:" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_option_is_a_mistake() -> None:
+    assert "--no-such-option" in serve("--no-such-option")
+
+
+def test_an_unknown_command_is_a_mistake() -> None:
+    assert "serv" in complaint(collab("serv"))
+
+
+@pytest.mark.parametrize("port", ["http", "65536", "-1"])
+def test_a_port_is_a_number(port: str) -> None:
+    assert port in complaint(collab("serve", "--port", port))
+
+
+def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as rival:
+        port = rival.getsockname()[1]
+        said = complaint(
+            collab("serve", "--port", str(port), "--database", url(tmp_path / "a.db"))
+        )
+    assert str(port) in said
+    assert "in use" in said
+    assert "--port" in said
+
+
+def test_an_address_that_is_not_ours_is_named(tmp_path: Path) -> None:
+    database = url(tmp_path / "a.db")
+    said = serve("--host", "192.0.2.1", "--allow-anonymous", "--database", database)
+    assert "192.0.2.1" in said
+
+
+def test_a_host_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    database = url(tmp_path / "a.db")
+    said = serve("--host", "no.invalid", "--allow-anonymous", "--database", database)
+    assert "no.invalid" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org"])
+def test_who_serves_the_world_must_say_so(host: str) -> None:
+    said = serve("--host", host)
+    assert host in said
+    assert "--allow-anonymous" in said
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost", "127.0.0.2"])
+def test_this_machine_is_served_without_ado(tmp_path: Path, host: str) -> None:
+    if host == "::1" and not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    with servers.running(tmp_path, "--host", host) as server:
+        assert server.alive
+
+
+# Databases.
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    said = serve("--database", url(tmp_path / "missing" / "a.db"))
+    assert str(tmp_path / "missing") in said
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    assert str(tmp_path) in serve("--database", url(tmp_path))
+
+
+def test_a_letter_is_no_database(tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear server, I am not a database. " * 100)
+    said = serve("--database", url(letter))
+    assert str(letter) in said
+    assert letter.read_text().startswith("Dear server")
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with servers.running(tmp_path):
+        pass
+    (tmp_path / "collab.db").rename(path)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    before = path.read_bytes()
+    said = serve("--database", url(path))
+    assert "newer" in said
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "database", ["", "collab.db", "nosuch:///x", "oracle://host/x", "sqlite:/x", "://"]
+)
+def test_a_url_that_is_none_is_answered_with_one(database: str) -> None:
+    said = serve("--database", database)
+    assert "sqlite:///collab.db" in said
+
+
+def test_a_password_is_not_repeated(tmp_path: Path) -> None:
+    result = collab("serve", "--database", "mysql://me:secret@example.org/x")
+    complaint(result)
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+def test_a_place_where_nobody_may_write_is_named() -> None:
+    assert "/proc/a.db" in serve("--database", "sqlite:////proc/a.db")
+
+
+def test_a_database_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.db"
+    with servers.running(tmp_path):
+        pass
+    (tmp_path / "collab.db").rename(path)
+    path.chmod(0)
+    user = None
+    if os.geteuid() == 0:  # Root may read everything; nobody may not.
+        user = pwd.getpwnam("nobody").pw_uid
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+    command = ("serve", "--port", "0", "--database", url(path))
+    try:
+        said = complaint(collab(*command, user=user))
+    except PermissionError:
+        pytest.skip("nobody may not run this Python")
+    assert str(path) in said
+
+
+# TLS.
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.touch()
+    assert "--tls-key" in serve("--tls-cert", str(file))
+    assert "--tls-cert" in serve("--tls-key", str(file))
+
+
+def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
+    file = str(tmp_path / "cert.pem")
+    assert file in serve("--tls-cert", file, "--tls-key", file)
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.write_text("Dear server, I am not a certificate.")
+    options = ["--tls-cert", str(file), "--tls-key", str(file)]
+    assert str(file) in serve(*options, "--database", url(tmp_path / "a.db"))
+
+
+# Running.
+
+
+def test_options_may_stand_in_the_environment(tmp_path: Path) -> None:
+    database = tmp_path / "env.db"
+    with subprocess.Popen(
+        [sys.executable, "-m", "collab", "serve"],
+        env={**os.environ, "COLLAB_PORT": "0", "COLLAB_DATABASE": url(database)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert address is not None
+        assert address[1] != "0"
+        assert str(database) in line
+        assert "Ctrl+C" in line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert database.exists()
+
+
+def test_options_in_the_environment_can_be_wrong_too() -> None:
+    result = collab("serve", environment={"COLLAB_PORT": "eighty"})
+    assert "eighty" in complaint(result)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_when_it_is_told_to(tmp_path: Path, number: signal.Signals) -> None:
+    with servers.running(tmp_path) as server:
+        with Editor(f"{server.ws_url}/a") as editor:
+            editor.type("x")
+            editor.save()
+        server.process.send_signal(number)
+        assert server.process.wait(20) == 0
+        assert server.log() == ""
+
+
+def test_it_tells_who_asks_that_it_is_well(tmp_path: Path) -> None:
+    with servers.running(tmp_path) as server:
+        for path in ("/livez", "/readyz", "/"):
+            with urlopen(f"{server.url}{path}", timeout=20) as response:
+                assert response.status == 200
+
+
+def test_it_does_not_say_what_nobody_asked(tmp_path: Path) -> None:
+    with servers.running(tmp_path) as server, Editor(f"{server.ws_url}/a") as editor:
+        editor.type("x")
+        editor.save()
+        assert server.log() == ""
