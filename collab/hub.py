@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from .compaction import Compactor
 from .document import Document
-from .errors import CollabError, StoreError, Unavailable
+from .errors import CollabError, DocumentBroken, StoreError, Unavailable
 from .journal import Journal, Saved
 from .room import Limits, Room
 from .store import Store, Stored
@@ -231,37 +231,37 @@ class Hub:
         """Make the document that a log describes, taking turns with others."""
         for damage in stored.damaged:
             logger.error("%s: %s; opening the rest", name, damage)
-        document = Document()
-        if stored.snapshot is not None:
-            try:
-                document = Document.restore(
-                    stored.snapshot.state, stored.snapshot.index
-                )
-            except CollabError as exc:
-                position = stored.snapshot.position
-                raise StoreError(f"snapshot {position} cannot be read") from exc
-        until = self._loop.time() + SLICE
-        for row in stored.rows:
-            try:
-                document.apply(row.update)
-            except CollabError as exc:
-                logger.error(
-                    "%s: cannot read row %d (%s); opening the rest",
-                    name,
-                    row.position,
-                    exc,
-                )
-            if self._loop.time() > until:
-                await asyncio.sleep(0)
-                until = self._loop.time() + SLICE
-        return document
+        unreadable: set[int] = set()
+        while True:
+            document = _restore(stored)
+            until = self._loop.time() + SLICE
+            for row in stored.rows:
+                if row.position in unreadable:
+                    continue
+                try:
+                    document.apply(row.update)
+                except CollabError as exc:
+                    logger.error(
+                        "%s: cannot read row %d (%s); opening the rest",
+                        name,
+                        row.position,
+                        exc,
+                    )
+                    unreadable.add(row.position)
+                    if isinstance(exc, DocumentBroken):
+                        break  # What it has done to the rest, nobody knows. Again.
+                if self._loop.time() > until:
+                    await asyncio.sleep(0)
+                    until = self._loop.time() + SLICE
+            else:
+                return document
 
     async def _heal(self, room: Room) -> None:
         """Make a broken room's document anew from its log."""
         try:
             logger.error("%s: pycrdt failed; rebuilding from the log", room.name)
             while True:
-                await self.journal.flush()
+                await self.journal.flush_room(room)
                 stored = await self._loop.run_in_executor(
                     self._readers, self.store.load, room.name
                 )
@@ -389,3 +389,18 @@ class Hub:
             raise Unavailable("draining")
         if not self.journal.healthy:
             raise Unavailable("edits cannot be saved")
+
+
+def _restore(stored: Stored) -> Document:
+    """The document of a snapshot.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    if stored.snapshot is None:
+        return Document()
+    try:
+        return Document.restore(stored.snapshot.state, stored.snapshot.index)
+    except CollabError as exc:
+        position = stored.snapshot.position
+        raise StoreError(f"snapshot {position} cannot be read") from exc

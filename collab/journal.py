@@ -71,6 +71,7 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._written = asyncio.Event()
         self._batches: SimpleQueue[Sequence[tuple[Room, Append]] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(
@@ -97,6 +98,11 @@ class Journal:
         """Wait until all that was handed in is in the log, however long it takes."""
         await self._idle.wait()
 
+    async def flush_room(self, room: Room) -> None:
+        """Wait until a room has nothing unsaved. Others may go on writing."""
+        while room.unsaved:
+            await self._written.wait()
+
     async def close(self) -> None:
         """Stop the thread. What could not be written by then is not in the log."""
         if self._timer is not None:
@@ -118,7 +124,9 @@ class Journal:
             self._settle()
             return
         now = self._loop.time()
-        rate = sum([len(append.updates) for _, append in batch]) / (now - self._started)
+        count = sum([len(append.updates) for _, append in batch])
+        # A clock of milliseconds, as uvloop's is, may not have moved since last time.
+        rate = count / max(now - self._started, INTERVAL)
         self._interval = min(MAX_INTERVAL, max(1.0, rate / BUSY) * INTERVAL)
         self.busy = True
         self._started = now
@@ -173,6 +181,8 @@ class Journal:
             self.on_saved(Saved(room, head, count, size))
             if room.unsaved:
                 self.dirty[room] = None
+        self._written.set()
+        self._written = asyncio.Event()
         if self.dirty:
             delay = self._started + self._interval - self._loop.time()
             self._timer = self._loop.call_later(max(0.0, delay), self._commit)

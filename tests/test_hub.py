@@ -155,7 +155,7 @@ async def test_an_empty_room_is_unloaded_after_a_while(store: SlowStore) -> None
     async with opened(store) as hub:
         ann, bob = await enter(hub, "d"), await enter(hub, "busy")
         ann.says(*(Update(update) for update in history("reorder")))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
         before = ann.room.document.snapshot()
         ann.leaves(now=asyncio.get_running_loop().time())
         skip(IDLE / 2)
@@ -199,7 +199,7 @@ async def test_a_reload_gives_the_same_document(store: SlowStore) -> None:
     async with opened(store) as hub:
         ann = await enter(hub, "d")
         ann.says(*(Update(update) for _, update in log[1:]), Update(log[0][1]))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
         before = ann.room.document.snapshot()
     async with opened(SlowStore(store.url)) as hub:
         room = await hub.enter("d")
@@ -212,7 +212,7 @@ async def test_parked_updates_are_loaded_too(store: SlowStore) -> None:
     async with opened(store) as hub:
         ann = await enter(hub, "d")
         ann.says(Update(b1), Update(b2))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
     async with opened(SlowStore(store.url)) as hub:
         ann = await enter(hub, "d")
         ann.says(Update(a1), Update(a2))
@@ -225,9 +225,11 @@ async def test_a_damaged_row_is_reported_and_the_rest_opens(
     async with opened(store) as hub:
         ann = await enter(hub, "d")
         ann.says(Update(FIRST), Update(SECOND), Update(THIRD))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
     database = sqlite3.connect(path)
-    database.execute("UPDATE updates SET data = x'00' || data WHERE position = 2")
+    database.execute(
+        "UPDATE updates SET data = ? WHERE position = 2", (b"\0" + SECOND,)
+    )
     database.commit()
     database.close()
     async with opened(SlowStore(store.url)) as hub:
@@ -286,7 +288,7 @@ async def test_a_broken_room_is_rebuilt_and_nobody_else_notices(
         other = await enter(hub, "other")
         room = ann.room
         ann.says(Update(FIRST))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
         ann.hears()
         cursed = Cursed(SECOND)
         cursed.doc.apply_update(FIRST)
@@ -331,7 +333,7 @@ async def test_too_many_unsaved_edits_stop_the_reading(store: SlowStore) -> None
         assert await waiting is ann.room
         assert not hub.overloaded
         assert hub.find("d") is ann.room
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
         assert len(updates(ann.hears())) == 21
 
 
@@ -390,7 +392,7 @@ async def test_a_room_that_is_told_of_text_shows_it(store: SlowStore) -> None:
     async with opened(store) as hub:
         ann = await enter(hub, "d")
         ann.says(*(Update(update) for update in history("drift")))
-        await hub.journal.flush()
+        await hub.journal.flush_room(ann.room)
     async with opened(SlowStore(store.url)) as hub:
         bob = Guest(await hub.enter("d"), Plain())
         bob.says(SyncStep1(b"\x00"))
