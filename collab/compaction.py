@@ -19,7 +19,7 @@ import sys
 from threading import Timer
 
 from .document import Document, merge
-from .errors import CollabError
+from .errors import CollabError, StoreError
 from .store import Store
 
 TIME = 300.0
@@ -30,11 +30,16 @@ def compact(store: Store, name: str) -> int:
     """Write a snapshot of a document; return the bytes of its state.
 
     Raises:
-        StoreError: If the log cannot be read, or the snapshot cannot be written.
+        StoreError: If the log cannot be read, or the snapshot cannot be written, or an
+            update is damaged.
     """
     stored = store.load(name)
     if stored.document_id is None:
         return 0
+    for damage in stored.damaged:
+        if damage.what == "update":
+            # A snapshot would make the loss final, and hide it.
+            raise StoreError(str(damage))
     document = Document()
     raw: list[bytes] = []
     if stored.snapshot is not None:
