@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from unicodedata import category
 
-from .document import Document, Outcome
+from . import wire
+from .document import EMPTY, Document, Outcome
 from .errors import BadName, DocumentBroken, QuotaExceeded
 from .messages import (
     Message,
@@ -200,8 +201,11 @@ class Room:
         self.orphans: deque[tuple[float, list[int]]] = deque()
         self.empty_since: float | None = None
 
-        self.states: dict[Encoding, bytes] = {}
-        self.recent: list[bytes] = []
+        self.state: bytes | None = None
+        """The document as it was encoded last, while that is of use to who joins."""
+        self.state_used = False
+        self.states: dict[tuple[Encoding, type[Message]], bytes] = {}
+        self.recent: list[tuple[bytes, Session | None]] = []
         self.recent_size = 0
 
     # Coming and going.
@@ -314,35 +318,45 @@ class Room:
 
     def _reply(self, state_vector: bytes, session: Session) -> None:
         if session.behind is not None:
+            wire.read_state_vector(state_vector)  # Complain now, if at all.
             session.wanted = state_vector
             return
         session.synced = True
         if state_vector == b"\x00":
-            session.write(session.encoding.join(self._state(session.encoding)))
+            session.write(session.encoding.join(self._state(session)))
         else:
             diff = self.document.diff(state_vector)
             encoded = session.encoding.encode_state(SyncStep2(diff))
             session.write(session.encoding.join([encoded]))
 
-    def _state(self, encoding: Encoding) -> list[bytes]:
+    def _state(self, session: Session) -> list[bytes]:
         """The encoded document for who has nothing, shared by all who join.
 
-        While others type, it is the state of a moment ago and the updates since.
+        While others type, it is the state of a moment ago and the updates since. What
+        comes last is a SyncStep2: who has read it is told that it has everything.
         """
-        if self.recent_size > RECENT:
-            self._forget_states()
-        if not self.states:
-            self._forget_states()
-        encoded = self.states.get(encoding)
-        if encoded is None:
-            if self.recent:
-                self._forget_states()
-            state = self.document.state()
-            encoded = encoding.encode_state(SyncStep2(state))
-            self.states[encoding] = encoded
-        return [encoded, *(encoding.encode(Update(update)) for update in self.recent)]
+        self.state_used = True
+        if self.state is None:
+            self.state = self.document.state()
+        since = [
+            update
+            for update, author in self.recent + self.fresh
+            if author is not session
+        ]
+        message = Update(self.state) if since else SyncStep2(self.state)
+        encoding = session.encoding
+        shared = self.states.get((encoding, type(message)))
+        if shared is None:
+            shared = encoding.encode_state(message)
+            self.states[encoding, type(message)] = shared
+        if not since:
+            return [shared]
+        encode = encoding.encode
+        encoded = [encode(Update(update)) for update in since]
+        return [shared, *encoded, encode(SyncStep2(EMPTY))]
 
-    def _forget_states(self) -> None:
+    def _forget_state(self) -> None:
+        self.state = None
         self.states.clear()
         self.recent.clear()
         self.recent_size = 0
@@ -366,12 +380,11 @@ class Room:
 
     def _flush_updates(self) -> None:
         fresh, self.fresh = self.fresh, []
-        if self.states:
-            for update, _ in fresh:
-                self.recent.append(update)
-                self.recent_size += len(update)
+        if self.state is not None:
+            self.recent += fresh
+            self.recent_size += sum([len(update) for update, _ in fresh])
             if self.recent_size > RECENT:
-                self._forget_states()
+                self._forget_state()
         for encoding, sessions in self.sessions.items():
             encode = encoding.encode
             if len(fresh) == 1:
@@ -414,6 +427,9 @@ class Room:
             _, clients = self.orphans.popleft()
             self.people.remove(clients, now)
         self.people.forget(now)
+        if not self.state_used:
+            self._forget_state()
+        self.state_used = False
         if self.people.changed:
             self._wake_presence(now)
 
@@ -451,7 +467,7 @@ class Room:
         """Go on with a document that was made from the log and ``unsaved`` anew."""
         self.document = document
         self.broken = False
-        self._forget_states()
+        self._forget_state()
         for sessions in self.sessions.values():
             for session in sessions:
                 session.behind_version = -1

@@ -142,6 +142,7 @@ class Http(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and what has arrived of it."""
         super().handle_websocket_upgrade()
+        del self.parser  # They refer to each other: let both go at once.
         upgrade = sys.exception()
         assert isinstance(upgrade, HttpParserUpgrade)
         rest = self._arrived[upgrade.args[0] :]
@@ -177,12 +178,14 @@ class WebSocket(asyncio.Protocol):
 
     def __init__(self, config: Any, server_state: Any, app_state: Any) -> None:
         self._connections: set[Any] = server_state.connections
-        self._protocol = ServerProtocol(
+        self._protocol: ServerProtocol | None = ServerProtocol(
             extensions=EXTENSIONS,
             select_subprotocol=_select_subprotocol,
             max_size=self.hub.limits.frame_size,
             logger=quiet,
         )
+        """``None`` while it has nothing to remember: it would take 2 KiB, in a
+        connection that is idle."""
         self._connection: Connection | None = None
         self._fragments: list[bytes] | None = None
         self._fragments_size = 0
@@ -227,7 +230,16 @@ class WebSocket(asyncio.Protocol):
         """
         at = 0
         size = len(data)
-        while size - at > 6 and data[at] == 0x82:
+        while size - at > 5:
+            first = data[at]
+            if first == 0x8A and 128 <= data[at + 1] < 254:  # A pong: it was heard.
+                end = at + 6 + data[at + 1] - 128
+                if end > size:
+                    break
+                at = end
+                continue
+            if first != 0x82:
+                break
             length = data[at + 1] - 128
             start = at + 6
             if length == 126 and size - at > 8:
@@ -246,7 +258,7 @@ class WebSocket(asyncio.Protocol):
         return data[at:] if at else data
 
     def _receive_any(self, data: bytes) -> None:
-        protocol = self._protocol
+        protocol = self._wake()
         protocol.receive_data(data)
         for event in protocol.events_received():
             if isinstance(event, Frame):
@@ -258,6 +270,22 @@ class WebSocket(asyncio.Protocol):
         if self._left is not None:
             self._measure(data)
         self._pump()
+        if (
+            self._left == 0
+            and not self._head
+            and self._fragments is None
+            and self._inbox is None
+            and not protocol.extensions
+        ):
+            self._protocol = None
+
+    def _wake(self) -> ServerProtocol:
+        """The protocol, as it is between two messages unless it was kept."""
+        if self._protocol is None:
+            self._protocol = ServerProtocol(
+                state=State.OPEN, max_size=self.hub.limits.frame_size, logger=quiet
+            )
+        return self._protocol
 
     def _measure(self, data: bytes) -> None:
         """Follow where frames end, so that we know when we are between two.
@@ -288,7 +316,7 @@ class WebSocket(asyncio.Protocol):
         self._left = left
 
     def eof_received(self) -> None:
-        self._protocol.receive_eof()
+        self._wake().receive_eof()
         self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -322,7 +350,7 @@ class WebSocket(asyncio.Protocol):
     # The handshake.
 
     def _shake_hands(self, request: Request) -> None:
-        protocol = self._protocol
+        protocol = self._wake()
         try:
             name = document_name(request.path)
             if name is None:
@@ -436,7 +464,7 @@ class WebSocket(asyncio.Protocol):
                 self._transport.write(data)
 
     def _pump(self) -> None:
-        protocol = self._protocol
+        protocol = self._wake()
         pieces = protocol.data_to_send()
         if self._refused:
             pieces = []  # All was said: it needs no pongs, however many pings it sends.
@@ -451,7 +479,7 @@ class WebSocket(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Leave the room and end the connection, if the protocol is done with it."""
-        protocol = self._protocol
+        protocol = self._wake()
         if protocol.state is State.CONNECTING and not protocol.eof_sent:
             return
         if protocol.handshake_exc is not None and self._closing is None:
@@ -485,7 +513,7 @@ class WebSocket(asyncio.Protocol):
 
     def _blame(self, broken: Exception) -> None:
         """Log, in one line, which rule of WebSocket the client broke."""
-        closed = self._protocol.close_sent
+        closed = self._wake().close_sent
         if self._connection is not None and closed is not None:
             error = ProtocolError(str(broken))
             error.close_code = closed.code
@@ -494,15 +522,16 @@ class WebSocket(asyncio.Protocol):
 
     def _close(self, code: int, reason: str) -> None:
         """Start the closing handshake."""
-        if self._protocol.state is State.OPEN:
+        protocol = self._wake()
+        if protocol.state is State.OPEN:
             self._refused = True
             self._left = None
             self._leave()
-            self._protocol.send_close(code, reason)
-            self._write(self._protocol.data_to_send())
+            protocol.send_close(code, reason)
+            self._write(protocol.data_to_send())
             loop = asyncio.get_running_loop()
             self._closing = loop.call_later(CLOSE_TIME, self._transport.abort)
-        elif self._protocol.state is State.CONNECTING:
+        elif protocol.state is State.CONNECTING:
             self._transport.close()
 
     def _depart(self) -> None:
@@ -518,7 +547,7 @@ class WebSocket(asyncio.Protocol):
         connection, self._connection = self._connection, None
         if connection is not None:
             self.hub.remove(self, self._spoke)
-            closed = self._protocol.close_rcvd
+            closed = None if self._protocol is None else self._protocol.close_rcvd
             goodbye = closed is not None and closed.code in (1000, 1001, 1005)
             connection.close(goodbye)
 

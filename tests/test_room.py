@@ -168,7 +168,7 @@ def test_a_state_is_encoded_once_for_all_joiners(server: Server) -> None:
         guest.says(SyncStep1(b"\x00"))
         assert text(*updates(guest.hears())) == "a"
     # It is that of before the edit, and the edit behind it.
-    assert server.encoding.encoded["state"] == before == 1
+    assert server.encoding.encoded["state"] == before + 1
 
 
 @pytest.mark.parametrize("seed", range(30))

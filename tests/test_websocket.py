@@ -518,7 +518,6 @@ def test_several_messages_may_be_in_one_frame(seat: Raw) -> None:
     assert len(seat.hear_until(edit(A))) >= 1
 
 
-@pytest.mark.xfail(reason="Room._state sends what is recent behind it", strict=True)
 def test_who_is_told_that_it_is_synced_has_all(
     server: servers.Server, room: str
 ) -> None:
@@ -898,9 +897,6 @@ async def test_a_slow_reader_that_recovers_has_missed_nothing(
     slow.socket.close()
 
 
-@pytest.mark.xfail(
-    reason="Room._reply keeps a wish unread; caught_up raises", strict=True
-)
 async def test_a_slow_reader_with_an_impossible_wish_is_sent_away(
     fast: servers.Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
