@@ -1,0 +1,216 @@
+"""``kill -9`` at any moment: what was acknowledged is there afterwards.
+
+The seed of a run is printed when it fails; ``KILL_SEED=...`` repeats its decisions
+(though not the machine's), ``KILLS=...`` says how often the server is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from collab import wire
+from collab.document import Document
+from collab.store import Store
+from tests import servers
+from tests.peers import BINARY, Editor, Raw, edit, enter, insert
+
+SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(2**32)))
+KILLS = int(os.environ.get("KILLS", "25"))
+ROOMS = ("one", "two", "three")
+WRITERS = 2
+"""In each room."""
+
+
+class Writer:
+    """Somebody who types in bursts until the connection is gone."""
+
+    def __init__(self, port: int, room: str, client: int, chance: random.Random):
+        self.room = room
+        self.client = client
+        self.chance = chance
+        self.raw: Raw = enter(port, f"/ws/{room}")
+        self.clock = 0
+        self.sent = 0
+        self.acknowledged: set[str] = set()
+        self.acknowledged_clock = 0
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                self._burst(self.chance.choice([1, 1, 2, 10, 100, 300]))
+        except (OSError, EOFError):
+            self.raw.socket.close()
+
+    def _burst(self, count: int) -> None:
+        unsaved: dict[bytes, tuple[str, int]] = {}
+        for _ in range(count):
+            word = f"{self.client}:{self.sent}:{'x' * self.chance.choice([0, 5, 200])}"
+            message = edit(insert(self.client, f"{word};", self.clock))
+            self.clock += len(word) + 1
+            self.sent += 1
+            unsaved[message] = word, self.clock
+        self.raw.say(*unsaved)
+        while unsaved:
+            word, clock = unsaved.pop(self.raw.hear(), ("", 0))
+            if word:
+                self.acknowledged.add(word)
+                self.acknowledged_clock = max(self.acknowledged_clock, clock)
+
+
+def compacting(server: servers.Server) -> bool:
+    """Whether a process is there that makes snapshots (Linux)."""
+    tasks = Path(f"/proc/{server.pid}/task").glob("*/children")
+    return any(task.read_text().strip() for task in tasks)
+
+
+class Promises:
+    """What the server said that it has saved."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, set[str]] = {room: set() for room in ROOMS}
+        self.clocks: dict[str, dict[int, int]] = {room: {} for room in ROOMS}
+
+    def add(self, writer: Writer) -> None:
+        self.words[writer.room] |= writer.acknowledged
+        if writer.acknowledged:
+            self.clocks[writer.room][writer.client] = writer.acknowledged_clock
+
+    def check_clocks(self, room: str, clocks: dict[int, int]) -> None:
+        for client, clock in self.clocks[room].items():
+            assert clocks.get(client, 0) >= clock, f"{room}: {client} lost edits"
+
+    def check_log(self, database: Path) -> int:
+        """Fold the logs as they are on disk; return how many have snapshots."""
+        store = Store(f"sqlite:///{database}")
+        store.open()
+        snapshots = 0
+        for room in ROOMS:
+            stored = store.load(room)
+            assert not stored.damaged
+            document = Document()
+            if stored.snapshot is not None:
+                snapshots += 1
+                snapshot = stored.snapshot
+                document = Document.restore(snapshot.state, snapshot.index)
+            for row in stored.rows:
+                document.apply(row.update)
+            assert not document.parked
+            self.check_clocks(room, document.gate.clocks)
+        store.close()
+        return snapshots
+
+    def check_server(self, server: servers.Server) -> None:
+        """Open the documents as a client does."""
+        for room in ROOMS:
+            with Editor(f"{server.ws_url}/{room}") as fresh:
+                goal = self.clocks[room]
+
+                def there(fresh: Editor = fresh, goal: dict[int, int] = goal) -> bool:
+                    clocks = wire.read_state_vector(fresh.doc.get_state())
+                    return all(clocks.get(one, 0) >= goal[one] for one in goal)
+
+                fresh.listen(there)
+                lost = self.words[room] - set(str(fresh.text).split(";"))
+                assert not lost, f"{room}: {len(lost)} words, such as {min(lost)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_acknowledged_edit_is_lost_whenever_the_server_is_killed(
+    tmp_path: Path,
+) -> None:
+    print(f"KILL_SEED={SEED} KILLS={KILLS}")
+    chance = random.Random(SEED)
+    promises = Promises()
+    client = interrupted = 0
+    with servers.running(tmp_path) as server:
+        for number in range(KILLS):
+            writers = []
+            for room in ROOMS * WRITERS:
+                client += 1
+                nature = random.Random(chance.random())
+                writers.append(Writer(server.port, room, client, nature))
+            # The moment is what the test is about: any, and as a snapshot is made.
+            if number % 3:
+                sleep(chance.choice([0.04, 0.6, 1.5]) * chance.random())
+            else:
+                patience = monotonic() + 3
+                while not compacting(server) and monotonic() < patience:
+                    sleep(0.01)
+                sleep(chance.random() * 0.5)
+            interrupted += compacting(server)
+            server.kill()
+            for writer in writers:
+                writer.thread.join()
+                promises.add(writer)
+            if number % 5 == 4:
+                promises.check_log(server.database)
+            server.start()
+            if chance.random() < 0.2:  # And again, as it recovers.
+                server.kill()
+                server.start()
+            promises.check_server(server)
+        edits = sum(map(len, promises.words.values()))
+        server.kill()
+        snapshots = promises.check_log(server.database)
+        log = server.log()
+    print(f"{KILLS} kills, {interrupted} with a process that makes snapshots")
+    print(f"{edits} acknowledged edits; {snapshots} documents have snapshots")
+    assert edits > KILLS
+    assert snapshots, "no document became long enough for a compaction"
+    assert "ERROR" not in log, log
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_an_edit_is_on_disk_before_its_author_is_told(tmp_path: Path) -> None:
+    with servers.running(tmp_path) as server:
+        raw = enter(server.port, "/ws/a")
+        output = tmp_path / "strace"
+        calls = (
+            "trace=fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg,writev"
+        )
+        tracer = subprocess.Popen(
+            f"strace -f -e {calls} -s 256 -o {output} -p {server.pid}".split(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert tracer.stderr is not None
+        words = [f"marked-{n}-edit" for n in range(10)]
+        attached = tracer.stderr.readline()
+        if "ttach" not in attached or "Operation not permitted" in attached:
+            tracer.wait()
+            pytest.skip(f"strace may not look: {attached.strip()}")
+        clock = 0
+        for word in words:
+            message = edit(insert(1, word, clock))
+            clock += len(word)
+            # With a mask of zeros the word can be found in the trace.
+            raw.send_frame(BINARY, message, mask=bytes(4))
+            raw.hear_until(message)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait()
+        tracer.stderr.close()
+        raw.socket.close()
+    lines = output.read_text().splitlines()
+    synced = [
+        number
+        for number, line in enumerate(lines)
+        if re.search(r"f(data)?sync.*= 0$", line)
+    ]
+    for word in words:
+        seen = [number for number, line in enumerate(lines) if word in line]
+        heard = next(n for n in seen if re.search(r" (read|recv\w+)", lines[n]))
+        told = next(n for n in seen if re.search(r" (write\w*|send\w+)\(", lines[n]))
+        assert any(heard < number < told for number in synced), word
