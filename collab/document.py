@@ -82,7 +82,10 @@ class Document:
             document.pieces = [state]
         for _ in range(count):
             update, at = wire.read_data(index, at)
-            document.apply(update)
+            try:
+                document.apply(update)
+            except QuotaExceeded:
+                document._keep(update, parse(update))
         return document
 
     def snapshot(self) -> tuple[bytes, bytes]:
@@ -149,9 +152,12 @@ class Document:
     def _park(self, update: bytes, parsed: Parsed) -> None:
         if self.parked_size + len(update) > MAX_PARKED:
             raise QuotaExceeded("updates that wait for others", MAX_PARKED)
+        self._keep(update, parsed)
+        self._wait(update, parsed)
+
+    def _keep(self, update: bytes, parsed: Parsed) -> None:
         self.parked[update] = parsed
         self.parked_size += len(update)
-        self._wait(update, parsed)
 
     def _wait(self, update: bytes, parsed: Parsed) -> None:
         client, clock = parsed.missing
@@ -171,6 +177,10 @@ class Document:
                         verdict = self.gate.judge(parsed)
                     except UpdateRejected:
                         verdict = Verdict.REPEAT  # It can never be applied: let it go.
+                    except QuotaExceeded:
+                        # It was acknowledged: it stays, for when there is room. Nobody
+                        # is to blame who has merely sent what it waited for.
+                        continue
                     if verdict is Verdict.EARLY:
                         self._wait(update, parsed)
                         continue

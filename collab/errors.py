@@ -92,10 +92,10 @@ class UpdateRejected(CollabError):
     ``future-reference``        an item that refers to itself or its client's future
     ``cyclic-references``       items that each wait for the other
     ``unsorted-deletes``        ranges that overlap or are not in ascending order
-    ``rival-entries``           one map entry written over and over, unseen
+    ``rival-entries``           map entries written over and over, unseen
     ``nested-too-deep``         shared types nested too deeply
     ``too-many-structs``        more structs and ranges than ``UpdateLimits.structs``
-    ``too-many-clients``        more clients than ``UpdateLimits.clients``, or new ones
+    ``too-many-clients``        more clients than ``UpdateLimits.clients``
     ==========================  =====================================================
     """
 

@@ -150,11 +150,8 @@ class Gate:
         if repeat:
             return Verdict.REPEAT
 
-        if newcomers:
-            if newcomers > self.limits.new_clients:
-                raise UpdateRejected("too-many-clients", f"{newcomers} new ones")
-            if newcomers + len(clocks) > self.limits.clients:
-                raise QuotaExceeded("clients", self.limits.clients)
+        if newcomers and newcomers + len(clocks) > self.limits.clients:
+            raise QuotaExceeded("clients", self.limits.clients)
         if parsed.nested or (self.places and parsed.trails):
             parsed.places = self._find_places(parsed)
         if not parsed.exact or (

@@ -203,6 +203,34 @@ def test_what_waits_has_a_limit() -> None:
     assert document.apply(early(3))[0] is Outcome.PARKED
 
 
+def crowd(clients: range) -> bytes:
+    """An update of clients that each had one clock, which was collected."""
+    pages = [b"\x01" + wire.uint(client) + b"\x00\x00\x01" for client in clients]
+    return wire.uint(len(pages)) + b"".join(pages) + b"\x00"
+
+
+def test_what_waited_stays_if_there_is_no_room_for_it() -> None:
+    def behind(client: int, clock: int, text: bytes) -> bytes:
+        place = b"\x84\x01\x00" + wire.data(text) + b"\x00"
+        return b"\x01\x01" + wire.uint(client) + wire.uint(clock) + place
+
+    stranger, known = behind(2, 0, b"!"), behind(1, 1, b"b")
+    first = bytes.fromhex("0101 01 00 04 01 01 74 01 61 00")
+    document = made([crowd(range(3, 20_002)), stranger, known])
+    # Whoever sends what it waited for isn't told of a limit that others are over.
+    assert document.apply(first) == (Outcome.APPLIED, [first, known])
+    assert read(document) == "ab"
+    assert list(document.parked) == [stranger]
+    assert document.parked_size == len(stranger)
+    with pytest.raises(QuotaExceeded, match="clients"):
+        document.apply(stranger)
+    # It was acknowledged, so it outlives a restart.
+    restored = copy(document)
+    assert list(restored.parked) == [stranger]
+    assert restored.parked_size == len(stranger)
+    assert read(restored) == "ab"
+
+
 def test_a_panic_of_pycrdt_breaks_the_document() -> None:
     updates = history("reorder")
     document = Document()

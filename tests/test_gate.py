@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collab import wire
-from collab.errors import UpdateRejected
+from collab.errors import QuotaExceeded, UpdateRejected
 from collab.gate import Gate, Verdict
-from collab.updates import parse
+from collab.updates import UpdateLimits, parse
 from tests.crafted import (
     GAP,
     RECORDED,
@@ -281,6 +281,25 @@ def test_a_gate_is_the_same_after_a_restart() -> None:
     take(again, deleted(7, 1, 1))
     assert gate.faithful
     assert not again.faithful
+
+
+def test_a_document_has_so_many_clients() -> None:
+    gate = Gate(UpdateLimits(clients=3))
+    take(gate, b"\x02" + b"\x01\x01\x00\x00\x01" + b"\x01\x02\x00\x00\x01" + b"\x00")
+    both = b"\x02" + b"\x01\x03\x00\x00\x01" + b"\x01\x04\x00\x00\x01" + b"\x00"
+    with pytest.raises(QuotaExceeded):
+        gate.judge(parse(both))
+    take(gate, typed(3, 0, "a", None))
+    take(gate, typed(3, 1, "b", (3, 0)))
+    with pytest.raises(QuotaExceeded):
+        gate.judge(parse(typed(4, 0, "a", None)))
+
+
+def test_one_update_may_bring_all_the_clients_of_a_document() -> None:
+    gate = Gate()
+    pages = [b"\x01" + wire.uint(c) + b"\x00\x00\x01" for c in range(20_000)]
+    take(gate, wire.uint(20_000) + b"".join(pages) + b"\x00")
+    assert len(gate.clocks) == 20_000
 
 
 def test_what_is_not_a_gate_is_an_error() -> None:
