@@ -282,6 +282,17 @@ def _own(owner: HasIds, client: int) -> bool:
     return True
 
 
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ProtocolError(f"presence state holds {constant}, which is not JSON")
+
+
+_read_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_spell = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+_spell_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def _canonical(content: bytes) -> bytes:
     """Parse the JSON of a state and spell it anew.
 
@@ -289,19 +300,12 @@ def _canonical(content: bytes) -> bytes:
         ProtocolError: If it isn't JSON that every client can read, or no object.
     """
     try:
-        state = json.loads(content.decode(), parse_constant=_refuse_constant)
+        state = _read_json(content.decode())
         if type(state) is not dict:
             raise ProtocolError("presence state is not an object")
-        spelled = json.dumps(
-            state, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
         try:
-            return spelled.encode()
+            return _spell(state).encode()
         except UnicodeEncodeError:  # Half an emoji: JSON can say it, UTF-8 can't.
-            return json.dumps(state, separators=(",", ":")).encode()
+            return _spell_ascii(state).encode()
     except (ValueError, RecursionError) as exc:
         raise ProtocolError("presence state is not JSON") from exc
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ProtocolError(f"presence state holds {constant}, which is not JSON")

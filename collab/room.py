@@ -38,6 +38,10 @@ from .updates import Parsed
 PRESENCE_INTERVAL = 0.04
 """Seconds between two broadcasts of presence: 25 a second look continuous."""
 
+CROWD = 50
+"""Sessions above which presence is broadcast less often, in proportion: everybody tells
+everybody, and in a crowd nobody follows each step of each cursor."""
+
 GRACE = 5.0
 """Seconds that a client without a goodbye stays visible, as it may be back at once."""
 
@@ -412,7 +416,7 @@ class Room:
                     session.write(encoding.join(others))
 
     def _flush_presence(self, now: float) -> None:
-        self.presence_due = now + PRESENCE_INTERVAL
+        self.presence_due = now + PRESENCE_INTERVAL * max(1.0, len(self) / CROWD)
         states = self.people.take_changes()
         assert states is not None
         for encoding, sessions in self.sessions.items():
