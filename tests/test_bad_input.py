@@ -9,6 +9,7 @@ behind it, that handed it to pycrdt or relayed it as it came.
 from __future__ import annotations
 
 import threading
+from asyncio import to_thread
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ import pytest
 from pycrdt import Array, Doc, Text
 
 from collab.room import Limits
+from collab.store import Store
 from tests import servers
 from tests.honest import Node
 from tests.peers import (
@@ -450,8 +452,6 @@ def test_what_is_rejected_is_not_stored_and_what_came_before_it_is(
     # Restarting would close other tests' connections: a later joiner is served from
     # the same document, so it is looked for in the database.
     stage.here.see("A")
-    from collab.store import Store
-
     store = Store(f"sqlite:///{stage.server.database}")
     store.open()
     stored = [row.update for row in store.load(stage.name).rows]
@@ -605,28 +605,32 @@ class Failing:
 async def test_a_panic_of_pycrdt_costs_the_sender_its_connection_and_nobody_an_edit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from asyncio import to_thread
-
     async with servers.serving(tmp_path) as server:
         url = f"{server.ws_url}/a"
-        here = await to_thread(Editor, url)
-        await to_thread(here.type, "before ")
-        await to_thread(here.save)
-        room = server.hub.rooms["a"]
-        room.document.doc = Failing(room.document.doc, b"panic")  # type: ignore[assignment]
+
+        def write(text: str) -> None:
+            with Editor(url) as editor:
+                editor.type(text)
+                editor.save()
 
         def offend() -> tuple[int, str]:
             with enter(server.port, "/ws/a") as raw:
                 raw.say(edit(insert(99, "panic")))
                 return raw.read_close()
 
+        def read() -> str:
+            with here, Editor(url) as fresh:
+                here.see(str(fresh.text))
+                return str(fresh.text)
+
+        here = await to_thread(Editor, url)
+        await to_thread(write, "before ")
+        room = server.hub.rooms["a"]
+        room.document.doc = Failing(room.document.doc, b"panic")  # type: ignore[assignment]
         assert (await to_thread(offend))[0] == 1011
-        await to_thread(here.type, "after ")
-        await to_thread(here.save)
-        with await to_thread(Editor, url) as fresh:
-            await to_thread(fresh.see, "before after ")
+        await to_thread(write, "after ")
+        assert await to_thread(read) == "before after "
         assert not room.broken
-        await to_thread(here.close)
     assert not [one for one in caplog.records if one.exc_info]
 
 

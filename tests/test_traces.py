@@ -127,7 +127,8 @@ def write(server: servers.Server, name: str, log: list[traces.Edit]) -> float:
 
 def write_in_order(server: servers.Server, name: str, log: list[traces.Edit]) -> float:
     """Have people send their edits one run after the other, as they came about."""
-    agents = {agent: enter(server.port, f"/ws/{name}") for agent, _ in log}
+    names = {agent for agent, _ in log}
+    agents = {agent: enter(server.port, f"/ws/{name}") for agent in names}
     started = monotonic()
     at = 0
     while at < len(log):

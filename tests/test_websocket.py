@@ -856,7 +856,6 @@ def flood(url: str, until: Callable[[], bool]) -> bytes:
     raise AssertionError("40 MB went somewhere")
 
 
-@pytest.mark.slow
 async def test_who_stops_reading_is_cut_off_while_others_go_on(
     fast: servers.Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -866,10 +865,14 @@ async def test_who_stops_reading_is_cut_off_while_others_go_on(
     slow = await asyncio.to_thread(enter, fast.port, "/ws/a", small=True)
     url = f"{fast.ws_url}/a"
     await asyncio.to_thread(flood, url, lambda: bool(fast.hub.full))
-    with await asyncio.to_thread(Editor, url) as editor:
-        while not cut_off():
-            await asyncio.to_thread(editor.type, "on ")
-            await asyncio.to_thread(editor.save)
+
+    def go_on() -> None:
+        with Editor(url) as editor:
+            while not cut_off():
+                editor.type("on ")
+                editor.save()
+
+    await asyncio.to_thread(go_on)
     (line,) = cut_off()
     assert slow.address in line
     slow.socket.close()
