@@ -29,6 +29,8 @@ from .errors import ProtocolError
 MAX_CLOCK = 2**32 - 1
 MAX_STATE = 16 * 1024
 """Bytes of one state."""
+MAX_DEPTH = 100
+"""Objects and arrays of a state within each other. Browsers give up at some 5,000."""
 MAX_ENTRIES = 4096
 """Clients in one message. An honest one repeats at most what it heard."""
 MAX_OWNED = 16
@@ -286,6 +288,20 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ProtocolError(f"presence state holds {constant}, which is not JSON")
 
 
+def _check_depth(state: object) -> None:
+    level = [state]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ProtocolError("presence state is nested too deeply")
+
+
 _read_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _spell = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -303,6 +319,8 @@ def _canonical(content: bytes) -> bytes:
         state = _read_json(content.decode())
         if type(state) is not dict:
             raise ProtocolError("presence state is not an object")
+        if content.count(b"{") + content.count(b"[") > MAX_DEPTH:
+            _check_depth(state)
         try:
             return _spell(state).encode()
         except UnicodeEncodeError:  # Half an emoji: JSON can say it, UTF-8 can't.
