@@ -96,6 +96,14 @@ async def _refuse(
         await websocket.close()
 
 
+CLOSE_TIME = 5.0
+"""Seconds to wait for a close frame to leave: a peer that doesn't read takes none."""
+
+SLOWEST = 32 * 1024
+"""Bytes per second that a peer must read: ASGI says when a message has left, and not
+how much of it, so a large one is given the time it takes."""
+
+
 class _Socket:
     """One connection. ASGI sends with an await, so each has a task that sends."""
 
@@ -105,14 +113,17 @@ class _Socket:
         self.queue: deque[bytes] = deque()
         self.queued = 0
         self.full = False
-        self.progress = 0.0
+        self.deadline = 0.0
+        """When what is being sent must have left, if it is full."""
+        self.failure: CollabError | None = None
+        self.ended = False
         self.wake = asyncio.Event()
         self.connection = Connection(hub, name, yjs, PLAIN, self, peer)
 
     async def run(self) -> None:
         spoke = self.hub.add(self)
-        sender = self.hub.spawn(self._send())
         self.receiver = asyncio.current_task()
+        sender = self.hub.spawn(self._send())
         goodbye = False
         try:
             waiting = self.connection.open()
@@ -124,13 +135,17 @@ class _Socket:
             # empty close frame stays visible for a while, unless it said that it goes.
             goodbye = exc.code in (1000, 1001)
         except CollabError as exc:
-            self.connection.blame(exc)
-            self._leave(spoke, False)
-            sender.cancel()
-            await self._close(exc.close_code, exc.reason)
+            self.failure = exc
+        except asyncio.CancelledError:
+            if not self.ended:
+                raise
+            # By ourselves: the server closes what its application has left.
         finally:
             self._leave(spoke, goodbye)
             sender.cancel()
+        if self.failure is not None:
+            self.connection.blame(self.failure)
+            await self._close(self.failure)
 
     def _leave(self, spoke: int, goodbye: bool) -> None:
         self.hub.remove(self, spoke)
@@ -153,28 +168,38 @@ class _Socket:
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
+        before = 0  # Bytes that the server may still have.
         try:
             while True:
                 await self.wake.wait()
                 self.wake.clear()
                 while self.queue:
                     payload = self.queue.popleft()
+                    patience = (before + len(payload)) / SLOWEST
+                    self.deadline = loop.time() + self.hub.limits.slow_time + patience
                     await self.websocket.send_bytes(payload)
-                    self.queued -= len(payload)
-                    self.progress = loop.time()
+                    before = len(payload)
+                    self.queued -= before
                     if self.full and not self.queue:
                         self.full = False
                         self.hub.full.discard(self)
                         self.connection.drained()
         except (WebSocketDisconnect, RuntimeError):
-            self._end()  # Gone: the receiver hears of it, or is told.
+            # Gone. What it said before is still to be heard, and then that it is gone.
+            self.connection.mute()
+        except CollabError as exc:
+            self.failure = exc
+            self._end()
 
-    async def _close(self, code: int, reason: str) -> None:
-        with suppress(RuntimeError):  # The other end may have been faster.
-            await self.websocket.close(code, reason)
+    async def _close(self, error: CollabError) -> None:
+        # The other end may have been faster.
+        with suppress(RuntimeError, TimeoutError, WebSocketDisconnect):
+            async with asyncio.timeout(CLOSE_TIME):
+                await self.websocket.close(error.close_code, error.reason)
 
     def _end(self) -> None:
-        if self.receiver is not None:
+        if self.receiver is not None and not self.ended:
+            self.ended = True
             self.receiver.cancel()
 
     # What a session and the hub call.
@@ -186,7 +211,8 @@ class _Socket:
         self.wake.set()
         if self.queued > self.hub.limits.slow_size and not self.full:
             self.full = True
-            self.progress = asyncio.get_running_loop().time()
+            patience = asyncio.get_running_loop().time() + self.hub.limits.slow_time
+            self.deadline = max(self.deadline, patience)
             self.hub.full.add(self)
             self.connection.filled()
 
@@ -200,6 +226,6 @@ class _Socket:
 
     def check_progress(self, now: float) -> None:
         """Cut off a peer that stopped reading."""
-        if now - self.progress > self.hub.limits.slow_time:
+        if now > self.deadline and not self.ended:
             logger.warning("%s: stopped reading; cutting it off", self.connection.peer)
             self._end()

@@ -6,6 +6,7 @@ Collab alone. The clients are y-websocket's.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -15,18 +16,21 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pycrdt import Doc, Text
 from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from collab import Collab
+from collab import Collab, Limits
+from tests import servers
 from tests.interop import Clients, until
+from tests.peers import Editor, edit, enter, insert, read_data, step1
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fastapi"
 
@@ -257,7 +261,7 @@ def test_who_says_nothing_for_long_stays_connected(
     start = time.monotonic()
     while time.monotonic() - start < 36:
         for client in silent:
-            assert client.events == ["connecting", "connected"]
+            assert client.events == ["connected"]
         time.sleep(1)
     for client in silent:
         client.destroy()
@@ -370,6 +374,141 @@ def test_health_is_where_it_is_mounted(example: Uvicorn) -> None:
             assert answer.status == 200
     with urllib.request.urlopen(example.url.removesuffix("/collab")) as answer:
         assert b"/collab/?doc=notes/house%20rules" in answer.read()
+
+
+# Slow readers.
+
+
+@pytest.fixture
+async def impatient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[servers.Serving]:
+    """A server that cuts off slow readers soon."""
+    monkeypatch.setattr("collab.asgi.SLOWEST", 1_000_000)
+    limits = Limits(slow_size=64 * 1024, slow_time=1.0, owed_size=64 * 1024)
+    async with servers.serving(tmp_path, limits=limits, fast=False) as server:
+        yield server
+
+
+def flood(server: servers.Serving) -> bytes:
+    """Write until somebody can take no more; return the state of the document then."""
+
+    def stuck() -> bool:
+        end = time.monotonic() + 0.3
+        while server.hub.full and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(server.hub.full)
+
+    with Editor(f"{server.ws_url}/a") as editor:
+        for _ in range(200):
+            editor.type("x" * 200_000)
+            editor.save()
+            if stuck():
+                return editor.doc.get_state()
+    raise AssertionError("40 MB went somewhere")
+
+
+async def test_who_stops_reading_is_cut_off_while_others_go_on(
+    impatient: servers.Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cut_off() -> list[str]:
+        return [line for line in caplog.messages if "stopped reading" in line]
+
+    def read_nothing() -> str:
+        with enter(impatient.port, "/ws/a", small=True) as slow:
+            flood(impatient)
+            with Editor(f"{impatient.ws_url}/a") as editor:
+                while not cut_off():
+                    editor.type("on ")
+                    editor.save()
+                until(lambda: len(impatient.hub.rooms["a"]) == 1, patience=10)
+            return slow.address
+
+    address = await asyncio.to_thread(read_nothing)
+    (line,) = cut_off()
+    assert address in line
+    assert "Exception in ASGI" not in caplog.text
+
+
+async def test_a_slow_reader_that_recovers_has_missed_nothing(
+    impatient: servers.Serving,
+) -> None:
+    def read_late() -> Doc[Any]:
+        doc: Doc[Any] = Doc()
+        with enter(impatient.port, "/ws/a", small=True) as slow:
+            slow.say(step1())
+            state = flood(impatient)
+            while doc.get_state() != state:
+                message = slow.hear()
+                if message[:2] in (b"\x00\x01", b"\x00\x02"):
+                    doc.apply_update(read_data(message, 2))
+        return doc
+
+    doc = await asyncio.to_thread(read_late)
+    assert set(str(doc.get("text", type=Text))) == {"x"}
+
+
+async def test_a_large_document_may_take_its_time(
+    impatient: servers.Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a message that is on its way, ASGI doesn't say how much has left."""
+    size = 14_000_000
+
+    def read() -> bytes:
+        url = f"{impatient.ws_url}/a"
+        with Editor(url) as editor:
+            editor.type("x" * size)
+            editor.save()
+            with enter(impatient.port, "/ws/a", small=True) as slow:
+                slow.say(step1())
+                editor.type("y" * 200_000)  # This waits behind it.
+                editor.save()
+                end = time.monotonic() + 4
+                while time.monotonic() < end:
+                    slow.buffer += slow.socket.recv(4096)
+                    time.sleep(0.01)
+                while True:
+                    message = slow.hear()
+                    if message[:2] == b"\x00\x01":
+                        return message
+
+    message = await asyncio.to_thread(read)
+    assert len(message) > size
+    assert "stopped reading" not in caplog.text
+
+
+async def test_who_writes_without_reading_is_sent_away(
+    impatient: servers.Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its close frame never leaves, and nobody waits for that."""
+
+    def write() -> None:
+        with enter(impatient.port, "/ws/a", small=True) as slow:
+            end = time.monotonic() + 60
+            slow.socket.settimeout(1)
+            client = 0
+            with suppress(OSError):
+                while time.monotonic() < end and "unread ack" not in caplog.text:
+                    client += 1
+                    slow.say(edit(insert(client, "x" * 20_000)))
+            while impatient.server.server_state.tasks:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    await asyncio.to_thread(write)
+    assert "Exception in ASGI" not in caplog.text
+
+
+async def test_what_was_sent_before_the_socket_died_is_kept(
+    impatient: servers.Serving,
+) -> None:
+    def write() -> None:
+        with enter(impatient.port, "/ws/a") as raw:
+            raw.say(edit(insert(1, "x" * 1_000_000)))
+        with Editor(f"{impatient.ws_url}/a") as editor:
+            editor.see("x" * 1_000_000)
+
+    await asyncio.to_thread(write)
 
 
 # Alone.
