@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .compaction import Compactor
@@ -24,10 +24,6 @@ logger = logging.getLogger("collab.hub")
 
 IDLE = 30.0
 """Seconds that a room stays in memory after its last session."""
-
-HEARTBEAT = 25
-"""Seconds between two signs of life. Proxies cut what is silent for 30 to 60 s, and
-y-websocket reconnects after 30 s without a message."""
 
 COMPACT_ROWS = 500
 """A tail of fewer rows than this is never worth a snapshot: it loads in 5 ms."""
@@ -97,7 +93,7 @@ class Hub:
         self.draining = False
         self.full: set[Beating] = set()
         """Connections whose transports are full."""
-        self._wheel: list[set[Beating]] = [set() for _ in range(HEARTBEAT)]
+        self._wheel: list[set[Beating]] = [set() for _ in range(limits.heartbeat)]
         self._spoke = 0
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._healing: dict[Room, asyncio.Task[None]] = {}
@@ -240,7 +236,16 @@ class Hub:
             logger.error("%s: %s; opening the rest", name, damage)
         unreadable: set[int] = set()
         while True:
-            document = _restore(stored)
+            try:
+                document = _restore(stored)
+            except StoreError as exc:
+                # All rows are kept: the document is what they say, without snapshots.
+                logger.error("%s: %s; reading its whole log", name, exc)
+                rows = await self._loop.run_in_executor(
+                    self._readers, self.store.read, name, 0, stored.head
+                )
+                stored = replace(stored, snapshot=None, rows=rows)
+                continue
             until = self._loop.time() + SLICE
             for row in stored.rows:
                 if row.position in unreadable:
@@ -351,8 +356,9 @@ class Hub:
 
     def add(self, connection: Beating) -> int:
         """Give a connection its heartbeat; return what :meth:`remove` wants."""
-        spoke = min(range(HEARTBEAT), key=lambda spoke: len(self._wheel[spoke]))
-        self._wheel[spoke].add(connection)
+        wheel = self._wheel
+        spoke = min(range(len(wheel)), key=lambda spoke: len(wheel[spoke]))
+        wheel[spoke].add(connection)
         return spoke
 
     def remove(self, connection: Beating, spoke: int) -> None:
@@ -363,7 +369,7 @@ class Hub:
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(1.0, self._tick)
         now = self._loop.time()
-        self._spoke = (self._spoke + 1) % HEARTBEAT
+        self._spoke = (self._spoke + 1) % len(self._wheel)
         for connection in list(self._wheel[self._spoke]):
             connection.beat()
         for connection in list(self.full):

@@ -65,6 +65,10 @@ class Limits:
     slow_time: float = 15.0
     """Seconds without progress after which a session that is behind is cut off."""
 
+    heartbeat: int = 25
+    """Seconds between two signs of life. Proxies cut what is silent for 30 to 60 s, and
+    y-websocket reconnects after 30 s without a message."""
+
     unsaved_size: int = 64 * 1024 * 1024
     """Of edits that the log doesn't have yet, above which reading is paused."""
 
@@ -347,6 +351,10 @@ class Room:
             for update, author in self.recent + self.fresh
             if author is not session
         ]
+        if since and any(author is session for _, author, _ in self.acks):
+            # It isn't empty-handed: an Update of what it has itself sent would look
+            # like an acknowledgement.
+            return [session.encoding.encode_state(SyncStep2(self.document.state()))]
         message = Update(self.state) if since else SyncStep2(self.state)
         encoding = session.encoding
         shared = self.states.get((encoding, type(message)))

@@ -243,6 +243,20 @@ async def test_a_damaged_row_is_reported_and_the_rest_opens(
         assert text(room) == "axc"
 
 
+async def test_behind_a_snapshot_that_cannot_be_read_stands_the_whole_log(
+    store: SlowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.open()
+    store.append([Append("a", [(update, None) for update in (FIRST, SECOND)])])
+    stored = store.load("a")
+    assert stored.document_id is not None
+    store.write_snapshot(stored.document_id, 2, FIRST, b"from the future")
+    store.append([Append("a", [(THIRD, None)])])
+    async with opened(store) as hub:
+        assert text((await enter(hub, "a")).room) == "axc"
+    assert "snapshot 2 cannot be read; reading its whole log" in caplog.text
+
+
 async def test_a_row_that_is_no_update_is_reported_and_the_rest_opens(
     store: SlowStore, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -776,12 +776,9 @@ def test_a_visitor_with_a_browser_is_told_what_this_is(raw: Raw) -> None:
 
 
 @pytest.fixture
-async def fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[servers.Serving]:
+async def fast(tmp_path: Path) -> AsyncIterator[servers.Serving]:
     """A server with a heartbeat of two seconds that cuts off slow readers soon."""
-    monkeypatch.setattr("collab.hub.HEARTBEAT", 2)
-    limits = Limits(slow_size=64 * 1024, slow_time=2.0)
+    limits = Limits(slow_size=64 * 1024, slow_time=2.0, heartbeat=2)
     async with servers.serving(tmp_path, limits=limits) as server:
         yield server
 
