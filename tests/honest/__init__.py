@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FOLDER = Path(__file__).parent
-BIN = Path(sys.executable).parent
-"""Where node and npm are: the virtual environment has its own."""
+from tests.node import run_node
 
-
-def install() -> None:
-    """Install what the lock file names, unless it is there."""
-    if (FOLDER / "node_modules" / "yjs" / "package.json").exists():
-        return
-    subprocess.run(
-        [BIN / "npm", "ci", "--no-audit", "--no-fund"],
-        cwd=FOLDER,
-        env=_environment(),
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+CLIENTS = Path(__file__).parent / "clients.mjs"
 
 
 class Node:
     """The process. It keeps the clients of one world at a time."""
 
     def __init__(self) -> None:
-        install()
-        self.process = subprocess.Popen(
-            [BIN / "node", FOLDER / "clients.mjs"],
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self.process = run_node(CLIENTS)
 
     def __enter__(self) -> Node:
         return self
