@@ -6,7 +6,7 @@ database, and answers each with the bytes of the snapshot's state, or with an er
 
 Nothing is trusted before it is verified: the state must pass the gate, have the log's
 end clock for each client and its deletions, and come back unchanged from another
-``Doc``. Where it doesn't, the raw updates are merged instead. Parked updates are part
+``Doc``. Where it doesn't, the raw updates are joined instead. Parked updates are part
 of the snapshot's index.
 """
 
@@ -18,8 +18,9 @@ import subprocess
 import sys
 from threading import Timer
 
-from .document import Document, merge
+from .document import Document
 from .errors import CollabError, StoreError
+from .joining import Joined
 from .store import Store
 
 TIME = 300.0
@@ -54,7 +55,7 @@ def compact(store: Store, name: str) -> int:
     state, index = document.snapshot()
     if not document.verify(state):
         document.gate.faithful = False
-        document.pieces = [merge(raw)]
+        document.raw = Joined(raw)
         state, index = document.snapshot()
         if not document.verify(state):
             raise CollabError("the snapshot does not say what the log says")

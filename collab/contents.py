@@ -13,13 +13,25 @@ import math
 import re
 from array import array
 from collections.abc import Generator
-from typing import Final
+from typing import Final, TypeVar
 
 from .errors import UpdateRejected
 from .wire import MAX_UINT
 
 SLICE: Final = 2_000
 """Structs or values between two pauses of what is read in steps: 3 to 6 ms of work."""
+
+T = TypeVar("T")
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """Do without pauses what has some, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 def read_uint(update: bytes, at: int) -> tuple[int, int]:

@@ -4,25 +4,27 @@ Updates go through the gate; those that are ready go into pycrdt's ``Doc``, thos
 came early are parked. pycrdt is fast and correct on well-formed updates in causal
 order, and only there (what it does elsewhere is in ``tests/test_pycrdt_defects.py``).
 
-A ``Doc`` cannot encode a document in which half an emoji was deleted, or something was
-inserted within one: its clocks drift, and edits are lost. From the first such update
-on, a document keeps the bytes of its updates too, and is served from them.
+A ``Doc`` cannot encode every document. Where half an emoji was deleted, or something
+was inserted within one, its clocks drift, and edits are lost; it makes numbers of
+BigInts, and rounds fractions in formatting and embeds. From the first such update on, a
+document keeps the bytes of its updates too, and is served from them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import Enum, auto
 from heapq import heappop, heappush
 from typing import Any
 
-from pycrdt import Doc, get_update, merge_updates
+from pycrdt import Doc
 
 from . import wire
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
-from .updates import Parsed, parse, sections
+from .joining import Joined, sections
+from .updates import ACCEPTED, Parsed, parse
 
 MAX_PARKED = 32 * 1024 * 1024
 """Bytes of updates that wait for others, in one document."""
@@ -32,9 +34,6 @@ EMPTY = b"\x00\x00"
 
 INDEX = 1
 """The version of the encoding of what stands beside a snapshot's state."""
-
-MERGED = 100
-"""Updates merged at a time: merging is quadratic in their number."""
 
 
 class Outcome(Enum):
@@ -56,7 +55,7 @@ class Document:
         self.parked_size = 0
         self.waiting: dict[int, list[tuple[int, bytes]]] = {}
         """Per client a heap of the clocks that parked updates wait for."""
-        self.pieces: list[bytes] | None = None
+        self.raw: Joined | None = None
         """The bytes of the document, once the ``Doc`` can't be trusted to encode it."""
 
     @classmethod
@@ -79,7 +78,7 @@ class Document:
             raise ProtocolError("index without a gate of ours") from exc
         document._merge(state)
         if not document.gate.faithful:
-            document.pieces = [state]
+            document.raw = Joined([state])
         for _ in range(count):
             update, at = wire.read_data(index, at)
             try:
@@ -129,10 +128,10 @@ class Document:
         return Outcome.PARKED, []
 
     def _take(self, update: bytes, parsed: Parsed) -> None:
-        if self.pieces is not None:
-            self.pieces.append(update)
+        if self.raw is not None:
+            self.raw.add(update)
         elif not parsed.faithful:
-            self.pieces = [self.doc.get_update(), update]
+            self.raw = Joined([self.doc.get_update(), update])
         self._merge(update)
         self.gate.accept(parsed)
         self.version += 1
@@ -202,10 +201,7 @@ class Document:
 
     def state(self) -> bytes:
         """Encode the whole document as one update."""
-        if self.pieces is None:
-            return self.doc.get_update()
-        self.pieces = [merge(self.pieces)]
-        return self.pieces[0]
+        return self.doc.get_update() if self.raw is None else self.raw.encode()
 
     def diff(self, state_vector: bytes) -> bytes:
         """Encode what somebody with a state vector lacks, as one update.
@@ -220,6 +216,8 @@ class Document:
             return self.state()
         if not self.gate.clocks:
             return EMPTY
+        if self.raw is not None:
+            return self.raw.encode(clocks)
         # Only what we know of, within what we know: nothing else reaches pycrdt.
         known = self.gate.clocks
         trimmed = {
@@ -230,9 +228,7 @@ class Document:
         encoded = wire.uint(len(trimmed)) + b"".join(
             wire.uint(client) + wire.uint(clock) for client, clock in trimmed.items()
         )
-        if self.pieces is None:
-            return self.doc.get_update(encoded)
-        return get_update(self.state(), encoded)
+        return self.doc.get_update(encoded)
 
     def _before_pair(self, client: int, clock: int) -> int:
         """A clock that is not between the halves of a surrogate pair.
@@ -254,11 +250,12 @@ class Document:
         of concurrent writes of a map entry, all but one are deleted by nobody.
         """
         other = Document()
+        other.gate = Gate(ACCEPTED)
         try:
-            outcome, _ = other.apply(state)
+            outcome, _ = other.apply(state, parse(state, ACCEPTED))
             if outcome is Outcome.PARKED or not other.gate.covers(self.gate):
                 return False
-            return self.pieces is not None or other._comes_back(state)
+            return self.raw is not None or other._comes_back(state)
         except (UpdateRejected, DocumentBroken):
             return False
 
@@ -269,16 +266,6 @@ class Document:
             return True
         # pycrdt joins neighbours that it left apart before. Joined, they stay so.
         other = Document()
-        other.apply(ours)
+        other.gate = Gate(ACCEPTED)
+        other.apply(ours, parse(ours, ACCEPTED))
         return other.gate == self.gate and sections(other.state()) == sections(ours)
-
-
-def merge(updates: Iterable[bytes]) -> bytes:
-    """Merge updates into one, a hundred at a time."""
-    merged = list(updates)
-    while len(merged) > 1:
-        merged = [
-            merge_updates(*merged[at : at + MERGED])
-            for at in range(0, len(merged), MERGED)
-        ]
-    return merged[0] if merged else EMPTY

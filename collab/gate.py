@@ -20,7 +20,8 @@ from typing import Final
 
 from .contents import read_count, read_uint
 from .errors import QuotaExceeded, UpdateRejected
-from .trails import FORMAT, GONE, INSIDE, KEYED, ORIGIN, RIGHT, STRIDE, Ranges
+from .ranges import Ranges, behind, includes, unite
+from .trails import FORMAT, GONE, INSIDE, KEYED, ORIGIN, RIGHT, STRIDE
 from .updates import DEFAULT, Parsed, UpdateLimits
 from .wire import uint
 
@@ -40,6 +41,8 @@ class Verdict(enum.Enum):
 
 _COLLECTED: Final = 0xFFFF
 """The place of what is collected, or becomes so because it refers to that."""
+
+_NONE: Final[Ranges] = []
 
 _VERSION: Final = 1
 """The version of the encoding of a gate."""
@@ -145,7 +148,7 @@ class Gate:
                 if carried is None or end > carried[-1]:
                     parsed.missing = client, end - 1
                     return Verdict.EARLY
-            if repeat and not self._has_deleted(client, deletes):
+            if repeat and not includes(self.deleted.get(client, _NONE), deletes):
                 repeat = False
         if repeat:
             return Verdict.REPEAT
@@ -170,49 +173,27 @@ class Gate:
                 self.lows.setdefault(client, array("I")).extend(new)
         if not parsed.faithful:
             self.faithful = False
+        for client, gone in parsed.gone.items():
+            # What is known is as it was, whatever an update brings in its place.
+            if new_gone := behind(gone, clocks.get(client, 0)):
+                unite(self.deleted.setdefault(client, []), new_gone)
         for client, ranges in parsed.ranges.items():
             end = ranges[-1]
             if end > clocks.get(client, 0):
                 clocks[client] = end
         for client, deletes in parsed.deletes.items():
-            self._delete(client, deletes)
-        for client, gone in parsed.gone.items():
-            self._delete(client, gone)
+            known = self.deleted.get(client)
+            if known is None:
+                self.deleted[client] = deletes.copy()
+            else:
+                unite(known, deletes)
 
     def covers(self, other: Gate) -> bool:
         """Whether the same clocks are known, and at least the same are deleted."""
         return self.clocks == other.clocks and all(
-            self._has_deleted(client, ranges)
+            includes(self.deleted.get(client, _NONE), ranges)
             for client, ranges in other.deleted.items()
         )
-
-    def _has_deleted(self, client: int, ranges: Ranges) -> bool:
-        known = self.deleted.get(client)
-        if known is None:
-            return False
-        for at in range(0, len(ranges), 2):
-            # Odd if it falls into a range; then that must reach to its end.
-            index = bisect_right(known, ranges[at])
-            if not index & 1 or known[index] < ranges[at + 1]:
-                return False
-        return True
-
-    def _delete(self, client: int, ranges: Ranges) -> None:
-        known = self.deleted.get(client)
-        if known is None:
-            self.deleted[client] = ranges.copy()
-            return
-        if len(ranges) > 64:
-            self.deleted[client] = _union(known, ranges)
-            return
-        for at in range(0, len(ranges), 2):
-            start, end = ranges[at], ranges[at + 1]
-            left = bisect_left(known, start)
-            right = bisect_right(known, end, left)
-            # What is between gives way; an end inside of a range is not one.
-            known[left:right] = ([] if left & 1 else [start]) + (
-                [] if right & 1 else [end]
-            )
 
     def _is_cutting(self, parsed: Parsed) -> bool:
         """Whether an update puts an edge between the halves of a surrogate pair."""
@@ -430,23 +411,6 @@ class Gate:
         if at != len(encoded):
             raise ValueError("gate is damaged")
         return gate
-
-
-def _union(ours: Ranges, theirs: Ranges) -> Ranges:
-    """Merge two lists of ranges."""
-    pairs = sorted(
-        (ranges[at], ranges[at + 1])
-        for ranges in (ours, theirs)
-        for at in range(0, len(ranges), 2)
-    )
-    merged: Ranges = []
-    for start, end in pairs:
-        if merged and start <= merged[-1]:
-            if end > merged[-1]:
-                merged[-1] = end
-        else:
-            merged += (start, end)
-    return merged
 
 
 def _write_map(encoded: bytearray, numbers: Mapping[int, Sequence[int]]) -> None:

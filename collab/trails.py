@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Final, TypeAlias
+from typing import Final
 
 from .contents import SLICE
 from .errors import UpdateRejected
+from .ranges import Ranges
 
 MAX_CLOCK: Final = 2**31 - 1
 """The largest clock: yrs counts in 32 bits, some of them signed."""
-
-Ranges: TypeAlias = list[int]
-"""Ascending ranges of clocks, flat: start, end, start, end. Ends are exclusive."""
 
 STRIDE: Final = 6
 """Numbers per entry of a trail: start, how, and two references (client, clock)."""

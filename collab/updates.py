@@ -19,6 +19,7 @@ from typing import Final
 from .contents import (
     MAP,
     SLICE,
+    finish,
     note_lows,
     read_count,
     read_text,
@@ -29,6 +30,7 @@ from .contents import (
     skip_values,
 )
 from .errors import UpdateRejected
+from .ranges import Ranges, extend
 from .trails import (
     FORMAT,
     GONE,
@@ -37,9 +39,9 @@ from .trails import (
     MAX_CLOCK,
     ORIGIN,
     RIGHT,
-    Ranges,
     check_order,
 )
+from .wire import MAX_UINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class UpdateLimits:
 
 DEFAULT: Final = UpdateLimits()
 
+ACCEPTED: Final = UpdateLimits(structs=MAX_UINT, clients=MAX_UINT, rivals=MAX_UINT)
+"""For what adds up from updates that were each within the limits."""
+
 
 _NOTHING: Final[Mapping[int, list[int]]] = {}
 _NO_CLOCKS: Final[Mapping[int, array[int]]] = {}
@@ -89,6 +94,7 @@ class Parsed:
 
     __slots__ = (
         "bounds",
+        "cuts",
         "deletes",
         "exact",
         "faithful",
@@ -138,6 +144,8 @@ class Parsed:
         merging. It makes numbers of BigInts, and rounds long fractions in JSON."""
         self.bounds: Mapping[int, tuple[int, int]] = _NO_BOUNDS
         """The bytes of each section: offsets of its first, and behind its last."""
+        self.cuts: Mapping[int, Sequence[int]] = _NO_TRAILS
+        """Of each struct its clock and its offset, if they were asked for."""
         self.missing = 0, 0
         """After ``EARLY``: a client and clock that must be known before judging again
         can change the verdict. It is known when ``gate.clocks[client] > clock``."""
@@ -159,16 +167,7 @@ def parse(update: bytes, limits: UpdateLimits = DEFAULT) -> Parsed:
         UpdateRejected: If it is malformed, or nothing that Yjs would write.
     """
     parsed = _parse_keystroke(update)
-    return parsed if parsed is not None else _finish(parse_steps(update, limits))
-
-
-def _finish(steps: Generator[None, None, Parsed]) -> Parsed:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            parsed: Parsed = done.value
-            return parsed
+    return parsed if parsed is not None else finish(parse_steps(update, limits))
 
 
 def _parse_keystroke(update: bytes) -> Parsed | None:
@@ -260,8 +259,27 @@ def _parse_keystroke(update: bytes) -> Parsed | None:
     return None
 
 
+def cut(update: bytes) -> Parsed:
+    """Parse what was accepted, and note where its structs are: see ``Parsed.cuts``.
+
+    Raises:
+        UpdateRejected: As :func:`parse` does, but for limits of size.
+    """
+    parsed = _parse_keystroke(update)
+    if parsed is None:
+        return finish(parse_steps(update, ACCEPTED, {}))
+    for client, (start, _) in parsed.ranges.items():
+        _, at = read_uint(update, 2)
+        _, at = read_uint(update, at)
+        parsed.cuts = {client: (start, at)}
+        parsed.bounds = {client: (1, len(update) - 1)}
+    return parsed
+
+
 def parse_steps(
-    update: bytes, limits: UpdateLimits = DEFAULT
+    update: bytes,
+    limits: UpdateLimits = DEFAULT,
+    cuts: dict[int, array[int]] | None = None,
 ) -> Generator[None, None, Parsed]:
     """Parse an update strictly, pausing every few thousand structs.
 
@@ -272,14 +290,16 @@ def parse_steps(
         UpdateRejected: As :func:`parse` does.
     """
     try:
-        return (yield from _parse(update, limits))
+        return (yield from _parse(update, limits, cuts))
     except IndexError:
         raise UpdateRejected("truncated") from None
     except UnicodeDecodeError as exc:
         raise UpdateRejected("invalid-text", exc.reason) from None
 
 
-def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]:
+def _parse(
+    update: bytes, limits: UpdateLimits, cuts: dict[int, array[int]] | None
+) -> Generator[None, None, Parsed]:
     # One long function on purpose: it runs once for each struct of a document that is
     # being loaded, and a call costs as much as reading two integers.
     size = len(update)
@@ -324,12 +344,18 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
         foreign: dict[int, int] = {}
         # Whether the last struct was an item, which the next may merely continue.
         following = False
+        mark = None
+        if cuts is not None:
+            cuts[client] = array("Q")
+            mark = cuts[client].extend
 
         for _ in range(count):
             pause -= 1
             if not pause:
                 yield
                 pause = SLICE
+            if mark is not None:
+                mark((clock, at))
             info = update[at]
             at += 1
             ref = info & 31
@@ -349,7 +375,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
                     start = end
                 else:
                     note((clock, GONE, 0, 0, 0, 0))
-                    _extend(gone, client, clock, end)
+                    extend(gone.setdefault(client, []), clock, end)
                 following = False
                 clock = end
                 continue
@@ -435,7 +461,7 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
                 at = stop
             elif ref == 1:
                 length, at = read_uint(update, at)
-                _extend(gone, client, clock, clock + length)
+                extend(gone.setdefault(client, []), clock, clock + length)
             elif ref == 8:
                 length, at = read_count(update, at, 1)
                 at, big = yield from skip_values(update, at, length, limits.value_depth)
@@ -552,30 +578,6 @@ def _parse(update: bytes, limits: UpdateLimits) -> Generator[None, None, Parsed]
     parsed.nested = nested
     parsed.exact = exact
     parsed.bounds = bounds
+    if cuts is not None:
+        parsed.cuts = cuts
     return parsed
-
-
-def _extend(ranges: dict[int, Ranges], client: int, start: int, end: int) -> None:
-    """Add a range that is not before the last one."""
-    known = ranges.get(client)
-    if known is None:
-        ranges[client] = [start, end]
-    elif known[-1] == start:
-        known[-1] = end
-    else:
-        known += (start, end)
-
-
-def sections(update: bytes) -> tuple[dict[int, bytes], dict[int, Ranges]]:
-    """Take an update apart: the bytes of each client's structs, and what is deleted.
-
-    Encodings of the same document are equal then, in whatever order its clients are.
-
-    Raises:
-        UpdateRejected: As :func:`parse` does.
-    """
-    parsed = _finish(parse_steps(update))
-    found = {
-        client: update[start:end] for client, (start, end) in parsed.bounds.items()
-    }
-    return found, dict(parsed.deletes)

@@ -7,17 +7,18 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from pycrdt import Doc, Map, Text
+from pycrdt import Doc, Map, Text, merge_updates
 
 from collab import wire
-from collab.document import EMPTY, MAX_PARKED, Document, Outcome, merge
+from collab.document import EMPTY, MAX_PARKED, Document, Outcome
 from collab.errors import (
     DocumentBroken,
     ProtocolError,
     QuotaExceeded,
     UpdateRejected,
 )
-from collab.updates import parse, sections
+from collab.joining import sections
+from collab.updates import parse
 from tests.traces import generate
 from tests.vectors import YJS, history
 
@@ -149,7 +150,7 @@ def test_what_is_parked_twice_waits_once() -> None:
 def test_parked_updates_that_became_repeats_are_let_go() -> None:
     updates = history("reorder")
     document = made(updates[1:3])
-    whole = merge(updates)
+    whole = merge_updates(*updates)
     assert document.apply(whole) == (Outcome.APPLIED, [whole])
     assert not document.parked
     assert not document.parked_size
@@ -261,7 +262,7 @@ def test_an_interrupt_is_not_a_panic() -> None:
 def test_an_author_goes_on_after_deleting_half_an_emoji() -> None:
     emoji, cut, following, last = history("drift")
     document = made([emoji, cut])
-    assert document.pieces is not None
+    assert document.raw is not None
     restored = copy(document)
     for each in (document, restored):
         assert each.apply(following) == (Outcome.APPLIED, [following])
@@ -280,16 +281,6 @@ def test_an_insertion_within_an_emoji_keeps_its_place() -> None:
     restored = copy(document)
     assert restored.gate.clocks == document.gate.clocks == {1: 5, 2: 1}
     assert load(restored.state()).endswith("end")
-
-
-def test_pieces_are_served_as_one() -> None:
-    document = made(history("drift"))
-    pieces = document.pieces
-    assert pieces is not None
-    assert len(pieces) > 1
-    state = document.state()
-    assert document.pieces == [state]
-    assert document.state() == state
 
 
 # Serving.
@@ -432,7 +423,7 @@ def test_a_state_that_lacks_an_update_is_not_verified(name: str) -> None:
         kept = [update for update in updates if update is not missing]
         lacking = made(kept)
         assert not made(updates).verify(lacking.state())
-        assert not made(updates).verify(merge(kept))
+        assert not made(updates).verify(merge_updates(*kept))
 
 
 def test_a_state_that_resurrects_what_was_deleted_is_not_verified() -> None:
@@ -454,21 +445,3 @@ def test_a_state_may_delete_what_lost_against_a_concurrent_write() -> None:
 @pytest.mark.parametrize("state", ["", "ff", "01010501000000", "0000"])
 def test_what_is_no_state_is_not_verified(state: str) -> None:
     assert not made(history("answers")).verify(bytes.fromhex(state))
-
-
-# Merging.
-
-
-def test_merging_nothing_gives_nothing() -> None:
-    assert merge([]) == EMPTY
-
-
-@pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 250])
-def test_merging_says_what_the_updates_say(count: int) -> None:
-    print(f"seed {count}")
-    log, _ = generate(seed=count, edits=count)
-    updates = [update for _, update in log]
-    merged = Document()
-    assert merged.apply(merge(updates))[0] is Outcome.APPLIED
-    assert merged.gate == made(updates).gate
-    assert read(merged, "text") == read(made(updates), "text")

@@ -139,6 +139,13 @@ def test_deletes_add_up_to_a_set(ranges: list[tuple[int, int]]) -> None:
         assert {n for start, end in pairs for n in range(start, end)} == clocks
 
 
+def test_what_is_known_is_not_deleted_by_being_sent_as_collected() -> None:
+    collected = hexed("01 01 05 00 00 05 00")
+    gate = gate_of(typed(5, 0, "abc", None), collected)
+    assert gate.clocks == {5: 5}
+    assert gate.deleted == {5: [3, 5]}
+
+
 def test_many_deletes_at_once_are_merged() -> None:
     gate = gate_of(typed(5, 0, "x" * 500, None), deleted(5, 3, 100, 400, 2))
     evens = [n for clock in range(0, 400, 2) for n in (clock, 1)]

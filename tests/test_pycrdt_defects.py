@@ -340,6 +340,14 @@ def test_numbers_in_json_are_rounded(node: Node) -> None:
     document = Document()
     document.apply(embed)
     assert not document.gate.faithful
+    document.apply(typed(6, 0, "a"))
+    restarted = Document.restore(*document.snapshot())
+    restarted.apply(typed(6, 1, "b"))
+    for each in (document, restarted):
+        assert number in each.state()
+        assert number in each.diff(bytes.fromhex("010601"))
+        _, loaded = node.ask("load", updates=[base64(each.state())])
+        assert number.decode() in loaded["content"]
 
 
 def test_big_integers_become_floats() -> None:
@@ -353,6 +361,12 @@ def test_big_integers_become_floats() -> None:
     document = Document()
     document.apply(update)
     assert not document.gate.faithful
+    document.apply(typed(6, 0, "a"))
+    restarted = Document.restore(*document.snapshot())
+    restarted.apply(typed(6, 1, "b"))
+    for each in (document, restarted):
+        assert big in each.state()
+        assert big in each.diff(bytes.fromhex("010601"))
 
 
 def test_an_integer_in_json_beyond_63_bits_is_an_error() -> None:

@@ -15,7 +15,7 @@ import collab
 from collab import contents, wire
 from collab.errors import UpdateRejected
 from collab.gate import Gate, Verdict
-from collab.updates import Parsed, UpdateLimits, parse, parse_steps, sections
+from collab.updates import Parsed, UpdateLimits, cut, parse, parse_steps
 from tests.crafted import (
     GAP,
     RECORDED,
@@ -178,18 +178,6 @@ def test_one_map_entry_may_be_written_by_thousands_at_once() -> None:
     assert kind(writes(3, 1_334)) == "rival-entries"
 
 
-def test_two_encodings_have_the_same_sections() -> None:
-    one, two = "01 05 00 04 01 01 74 01 61", "01 06 00 04 01 01 74 01 62"
-    deletes = "02 05 01 00 01 06 01 00 01"
-    assert sections(hexed("02" + one + two + deletes)) == (
-        {5: hexed(one), 6: hexed(two)},
-        {5: [0, 1], 6: [0, 1]},
-    )
-    assert sections(hexed("02" + two + one + "02 06 01 00 01 05 01 00 01")) == sections(
-        hexed("02" + one + two + deletes)
-    )
-
-
 def test_every_word_of_the_list_is_used_and_no_other() -> None:
     listed = re.findall(r"^    ``([a-z0-9-]+)``  ", UpdateRejected.__doc__ or "", re.M)
     raised = {
@@ -206,7 +194,7 @@ def test_every_word_of_the_list_is_used_and_no_other() -> None:
 
 def summary(parsed: Parsed) -> list[object]:
     trails = {client: list(trail) for client, trail in parsed.trails.items()}
-    names = set(Parsed.__slots__) - {"trails", "bounds"}
+    names = set(Parsed.__slots__) - {"trails", "bounds", "cuts"}
     return [trails, *(getattr(parsed, name) for name in sorted(names))]
 
 
@@ -277,6 +265,25 @@ def test_no_part_of_an_update_is_one(update: bytes) -> None:
     for at in range(len(update)):
         with pytest.raises(UpdateRejected):
             parse(update[:at])
+
+
+@pytest.mark.parametrize("update", VALID, ids=bytes.hex)
+def test_structs_are_between_cuts(update: bytes) -> None:
+    parsed = cut(update)
+    assert summary(parsed) == summary(parse(update))
+    assert parsed.cuts.keys() == parsed.bounds.keys() == parsed.ranges.keys()
+    for client, (start, end) in parsed.bounds.items():
+        clocks, offsets = parsed.cuts[client][::2], parsed.cuts[client][1::2]
+        # Each struct alone is an update, if it is not a gap.
+        count, _ = wire.read_uint(update, start)
+        assert count == len(clocks)
+        stops = [*offsets[1:], end]
+        for clock, offset, stop in zip(clocks, offsets, stops, strict=True):
+            if update[offset] != 10:
+                head = b"\x01\x01" + wire.uint(client) + wire.uint(clock)
+                alone = parse(head + update[offset:stop] + b"\x00")
+                assert alone.ranges[client][0] == clock
+                assert alone.ranges[client][-1] <= parsed.ranges[client][-1]
 
 
 def test_a_long_update_is_parsed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:

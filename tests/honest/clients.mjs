@@ -30,6 +30,9 @@ const KEYS = ['title', 'count', 'é', '😀', 'list']
 
 /** Anything that a Y.Map or Y.Array takes. */
 const value = (random, depth = 0) => {
+  if (random.odd && random.chance(0.2)) {
+    return BigInt.asIntN(64, BigInt(Math.floor(random.next() * 2 ** 53)) * 4099n)
+  }
   const kind = random.below(depth > 2 ? 12 : 15)
   switch (kind) {
     case 0: return null
@@ -57,7 +60,7 @@ const element = random => {
 }
 
 /** What JSON can hold, for embeds and formatting. */
-const json = random => random.pick([
+const json = random => random.odd && random.chance(0.3) ? { odd: random.next() } : random.pick([
   true, null, 'red', '😀', 12.5, -0, 300, 0.1,
   { src: 'a.png', size: { w: 1, h: [1, 2, []] } }, [], ['é"\\\n\u2028'], { '': null }
 ])
@@ -258,6 +261,8 @@ const toggle = (client, number, random) => {
 
 const round = ({ seed, edits, mix, deliver, foreign }) => {
   const random = generator(seed)
+  // Whether there are values that pycrdt does not encode as they are.
+  random.odd = mix.odd ?? false
   for (const update of foreign) updates.push(fromBase64(update))
   for (const [number, indices] of deliver) {
     for (const index of indices) Y.applyUpdate(clients[number].doc, updates[index], 'remote')

@@ -1,0 +1,209 @@
+"""Updates joined into one, byte for byte.
+
+pycrdt encodes a document, and merges updates, by decoding everything and encoding it
+anew, and some things come out as others: see ``Gate.faithful``. Here nothing is looked
+into. The updates that a document accepted are contiguous for each client, so that its
+structs only have to be put behind each other.
+
+Nothing is squashed either: what somebody types is a struct per keystroke, where a
+``Doc`` makes one of a sentence. The 259,778 updates of the paper of Automerge are
+223 KB in a ``Doc`` and 1,975 KB here; they take 0.8 s to join, 3 us each.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from .contents import finish, read_text, read_uint, skip_values
+from .ranges import Ranges, unite
+from .updates import DEFAULT, cut
+from .wire import data, uint
+
+BATCH: Final = 500
+"""Updates that are taken apart at a time: 3 ms of work, if they are keystrokes."""
+
+_GC, _DELETED, _STRING, _ANY, _SKIP = 0, 1, 4, 8, 10
+
+_EVERYTHING: Final[Mapping[int, int]] = {}
+
+
+class Joined:
+    """Updates that were accepted one after another, as one.
+
+    Raises:
+        ValueError: If one has not been accepted: it doesn't build upon those before.
+    """
+
+    def __init__(self, updates: Iterable[bytes] = ()) -> None:
+        self._fresh: list[bytes] = []
+        self._sections: dict[int, _Section] = {}
+        self._deletes: dict[int, Ranges] = {}
+        for update in updates:
+            self.add(update)
+
+    def add(self, update: bytes) -> None:
+        """Join one more, which builds upon those before and may repeat them."""
+        self._fresh.append(update)
+        if len(self._fresh) > BATCH:
+            self._settle()
+
+    def encode(self, clocks: Mapping[int, int] = _EVERYTHING) -> bytes:
+        """Encode what somebody lacks who knows some clocks of some clients.
+
+        Deletions have no clocks: all of them are part of it.
+        """
+        if not clocks and not self._sections and len(self._fresh) == 1:
+            return self._fresh[0]
+        self._settle()
+        # Yjs, too, begins with the highest client.
+        clients = sorted(self._sections, reverse=True)
+        lacking = [c for c in clients if self._sections[c].end > clocks.get(c, 0)]
+        pieces = [uint(len(lacking))]
+        for client in lacking:
+            pieces += self._sections[client].since(clocks.get(client, 0))
+        pieces.append(uint(len(self._deletes)))
+        for client, ranges in sorted(self._deletes.items(), reverse=True):
+            pieces += uint(client), uint(len(ranges) // 2)
+            for start, end in zip(ranges[::2], ranges[1::2], strict=True):
+                pieces += uint(start), uint(end - start)
+        return b"".join(pieces)
+
+    def _settle(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for update in fresh:
+            self._take(update)
+
+    def _take(self, update: bytes) -> None:
+        parsed = cut(update)
+        for client, cuts in parsed.cuts.items():
+            section = self._sections.get(client)
+            if section is None:
+                section = self._sections[client] = _Section(client)
+            section.add(update, cuts, parsed.bounds[client][1], parsed.ranges[client])
+        for client, deletes in parsed.deletes.items():
+            unite(self._deletes.setdefault(client, []), deletes)
+
+
+class _Section:
+    """The structs of a client, from its first clock on."""
+
+    def __init__(self, client: int) -> None:
+        self.client = client
+        self.end = 0
+        self.encoded = bytearray()
+        self.clocks = array("I")
+        """Of each struct."""
+        self.offsets = array("Q")
+        """Of each struct, in ``encoded``."""
+
+    def add(
+        self, update: bytes, cuts: Sequence[int], stop: int, ranges: Ranges
+    ) -> None:
+        """Add what is not known of a section that ends at an offset of an update."""
+        end = ranges[-1]
+        known = self.end
+        if end <= known:
+            return
+        if max(ranges[::2]) > known:
+            raise ValueError("updates with a gap between them")
+        clocks, offsets = list(cuts[::2]), list(cuts[1::2])
+        # A Skip is wholly known, or the update would have had to wait; or it is last.
+        while update[offsets[-1]] == _SKIP:
+            clocks.pop()
+            stop = offsets.pop()
+        first = bisect_right(clocks, known) - 1
+        offsets.append(stop)
+        if clocks[first] < known:
+            struct = update[offsets[first] : offsets[first + 1]]
+            self._put(known, _rest(struct, self.client, known, known - clocks[first]))
+            first += 1
+        self.clocks.extend(clocks[first:])
+        shift = len(self.encoded) - offsets[first]
+        self.offsets.extend([offset + shift for offset in offsets[first:-1]])
+        self.encoded += update[offsets[first] : stop]
+        self.end = end
+
+    def _put(self, clock: int, struct: bytes) -> None:
+        self.clocks.append(clock)
+        self.offsets.append(len(self.encoded))
+        self.encoded += struct
+
+    def since(self, known: int) -> list[bytes]:
+        """Encode what somebody lacks who knows all before a clock."""
+        first = bisect_right(self.clocks, known) - 1
+        count = len(self.clocks) - first
+        at = self.offsets[first]
+        rest = b""
+        if self.clocks[first] < known:
+            stop = self.offsets[first + 1] if count > 1 else len(self.encoded)
+            struct = bytes(self.encoded[at:stop])
+            rest = _rest(struct, self.client, known, known - self.clocks[first])
+            at = stop
+        head = uint(count) + uint(self.client) + uint(known)
+        return [head, rest, bytes(memoryview(self.encoded)[at:])]
+
+
+def _rest(struct: bytes, client: int, clock: int, known: int) -> bytes:
+    """Encode a struct without its first clocks, as Yjs does (``Item.write``).
+
+    Where that cuts a surrogate pair in half, U+FFFD takes the place of its second half.
+    Whoever knows the first half but not the second has U+FFFD in its place, too: UTF-8
+    cannot carry half a pair. Yjs comes to the same when it is sent all of the struct
+    and leaves out what it knows (``ContentString.splice``).
+    """
+    info = struct[0]
+    at = 1
+    if info == _GC:
+        length, _ = read_uint(struct, at)
+        return struct[:1] + uint(length - known)
+    right = b""
+    if info & 0x80:
+        _, at = read_uint(struct, at)
+        _, at = read_uint(struct, at)
+    if info & 0x40:
+        before = at
+        _, at = read_uint(struct, at)
+        _, at = read_uint(struct, at)
+        right = struct[before:at]
+    if not info & 0xC0:
+        kind, at = read_uint(struct, at)
+        if kind:
+            _, at = read_text(struct, at)
+        else:
+            _, at = read_uint(struct, at)
+            _, at = read_uint(struct, at)
+        if info & 0x20:
+            _, at = read_text(struct, at)
+    # It continues what is known.
+    head = bytes((info | 0x80,)) + uint(client) + uint(clock - 1) + right
+    ref = info & 31
+    if ref == _STRING:
+        text, _ = read_text(struct, at)
+        units = text.encode("utf-16-le")[2 * known :]
+        if 0xDC <= units[1] <= 0xDF:
+            units = b"\xfd\xff" + units[2:]
+        return head + data(units.decode("utf-16-le").encode())
+    length, at = read_uint(struct, at)
+    content = b""
+    if ref == _ANY:
+        at, _ = finish(skip_values(struct, at, known, DEFAULT.value_depth))
+        content = struct[at:]
+    return head + uint(length - known) + content
+
+
+def sections(update: bytes) -> tuple[dict[int, bytes], dict[int, Ranges]]:
+    """Take an update apart: the bytes of each client's structs, and what is deleted.
+
+    Encodings of the same document are equal then, in whatever order its clients are.
+
+    Raises:
+        UpdateRejected: If it is malformed.
+    """
+    parsed = cut(update)
+    found = {
+        client: update[start:end] for client, (start, end) in parsed.bounds.items()
+    }
+    return found, dict(parsed.deletes)
