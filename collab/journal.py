@@ -29,7 +29,7 @@ one gathers more into each, as a commit costs the same for one edit or a hundred
 BUSY = 1250
 """Edits a second above which the interval grows with their rate..."""
 
-MAX_INTERVAL = 0.016
+MAX_INTERVAL = 0.02
 """...up to so many seconds."""
 
 BATCH = 2000

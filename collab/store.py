@@ -536,6 +536,8 @@ def _configure(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # Each commit reaches the disk.
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cache_size = -16000")  # KiB
+    # What a statement would undo is kept in memory, not in a new file each time.
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
     patience = time.monotonic() + BUSY_TIMEOUT
     while True:
