@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,87 +26,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from collab import Collab, Limits
 from tests import servers
+from tests.applications import EXAMPLE, Uvicorn, running
 from tests.interop import Clients, until
 from tests.peers import Editor, edit, enter, insert, read_data, step1
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fastapi"
-
 numbers = itertools.count(1)
-
-
-class Uvicorn:
-    """``uvicorn APPLICATION`` on a free port."""
-
-    def __init__(self, application: str, folder: Path, prefix: str = "") -> None:
-        self.command = [sys.executable, "-m", "uvicorn", application]
-        self.folder = folder
-        self.prefix = prefix
-        self.port = 0
-        self.lines: list[str] = []
-
-    def start(self, database: Path) -> None:
-        """Start it and wait until it listens; later times on the same port."""
-        self.database = database
-        self.process = subprocess.Popen(
-            [*self.command, "--port", str(self.port)],
-            cwd=self.folder,
-            env={**os.environ, "DATABASE": f"sqlite:///{database}"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.listening = threading.Event()
-        self.reader = threading.Thread(target=self._read, args=[self.process.stderr])
-        self.reader.start()
-        assert self.listening.wait(60)
-        assert self.port, self.log
-
-    def _read(self, errors: Any) -> None:
-        for line in errors:
-            self.lines.append(line)
-            address = re.search(r"running on http://127.0.0.1:(\d+)", line)
-            if address is not None:
-                self.port = int(address[1])
-                self.listening.set()
-        self.listening.set()
-        errors.close()
-
-    @property
-    def log(self) -> str:
-        """What it wrote to stderr."""
-        return "".join(self.lines)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.prefix}"
-
-    @property
-    def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{self.prefix}/ws"
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and wait until it is gone."""
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        self.reader.join()
-        return code
-
-    def restart(self, number: int) -> None:
-        """End it with a signal, and start it again."""
-        self.end(number)
-        self.start(self.database)
-
-
-@contextmanager
-def running(
-    application: str, folder: Path, data: Path, prefix: str = ""
-) -> Iterator[Uvicorn]:
-    server = Uvicorn(application, folder, prefix)
-    server.start(data / "collab.db")
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.end(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ def notes() -> str:
         f'<li><a href="/collab/?doc=notes/{quote(name)}">{name}</a>'
         for name in ("shopping", "holidays", "house rules")
     ]
-    return f"<!doctype html><title>Notes</title><h1>Notes</h1><ul>{''.join(links)}</ul>"
+    head = '<!doctype html><title>Notes</title><link rel="icon" href="data:,">'
+    return f"{head}<h1>Notes</h1><ul>{''.join(links)}</ul>"
 
 
 # Editors of your own connect with y-websocket:
