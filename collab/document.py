@@ -23,7 +23,7 @@ from pycrdt import Doc
 from . import wire
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
-from .joining import Joined, sections
+from .joining import Joined, same
 from .updates import ACCEPTED, Parsed, parse
 
 MAX_PARKED = 32 * 1024 * 1024
@@ -262,10 +262,10 @@ class Document:
     def _comes_back(self, state: bytes) -> bool:
         """Whether this document, made from a state, encodes as it was."""
         ours = self.state()
-        if sections(ours) == sections(state):
+        if same(ours, state):
             return True
         # pycrdt joins neighbours that it left apart before. Joined, they stay so.
         other = Document()
         other.gate = Gate(ACCEPTED)
         other.apply(ours, parse(ours, ACCEPTED))
-        return other.gate == self.gate and sections(other.state()) == sections(ours)
+        return other.gate == self.gate and same(other.state(), ours)

@@ -7,7 +7,7 @@ import pytest
 from collab import wire
 from collab.errors import UpdateRejected
 from collab.gate import Gate, Verdict
-from collab.updates import Parsed, UpdateLimits, parse
+from collab.updates import Parsed, UpdateLimits, cut, parse
 
 # Recorded from Yjs 13.6.33: what `doc.on("update")` says of transactions of client 5.
 RECORDED = {
@@ -55,6 +55,15 @@ RECORDED = {
 
 GAP = bytes.fromhex("01 03 05 00 04 01 01 74 01 61 0a 01 84 05 01 01 63 00")
 """Yjs merged the first and the third letter of "abc"."""
+
+
+def sections(update: bytes) -> tuple[dict[int, bytes], dict[int, list[int]]]:
+    """The bytes of each client's structs, and what is deleted."""
+    parsed = cut(update)
+    structs = {
+        client: update[start:end] for client, (start, end) in parsed.bounds.items()
+    }
+    return structs, dict(parsed.deletes)
 
 
 def hexed(text: str) -> bytes:

@@ -314,7 +314,10 @@ const handlers = {
   load: ({ updates }) => {
     const doc = new Y.Doc()
     try {
-      for (const update of updates) Y.applyUpdate(doc, fromBase64(update))
+      // A list is applied as one transaction.
+      for (const update of updates) {
+        doc.transact(() => [update].flat().forEach(one => Y.applyUpdate(doc, fromBase64(one))))
+      }
       const state = Y.encodeStateAsUpdate(doc)
       return { state: toBase64(state), content: content(doc), pending: doc.store.pendingStructs !== null || doc.store.pendingDs !== null }
     } catch (error) {
