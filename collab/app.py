@@ -28,6 +28,11 @@ collab is running, but its demo page was not built.
 Connect a y-websocket provider to /ws, or build the page: `make web`.
 """
 
+NOT_OPEN = (
+    "Collab is not open: use `async with collab` in the application's lifespan, "
+    "as a mounted application hears nothing of its server's lifespan."
+)
+
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -70,6 +75,7 @@ class Collab:
             StoreError: If the database URL cannot be used.
         """
         self.hub = Hub(Store(database), limits or Limits())
+        self._open = False
         routes: list[BaseRoute] = [
             Route("/ws/{name:path}", self._not_upgraded),
             Route("/livez", self._live),
@@ -88,6 +94,7 @@ class Collab:
             StoreError: If the database cannot be opened, or is too new for us.
         """
         await self.hub.open()
+        self._open = True
         return self
 
     async def __aexit__(
@@ -100,7 +107,13 @@ class Collab:
         await self.hub.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve an ASGI scope."""
+        """Serve an ASGI scope.
+
+        Raises:
+            RuntimeError: If it was never opened.
+        """
+        if not self._open and scope["type"] != "lifespan":
+            raise RuntimeError(NOT_OPEN)
         match scope["type"]:
             case "lifespan":
                 await self._live_through(receive, send)

@@ -468,3 +468,17 @@ def test_a_database_that_cannot_be_opened_is_said_once(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stderr.count("no/such.db") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_who_forgets_to_open_it_is_told_so(tmp_path: Path, kind: str) -> None:
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    collab = Collab(f"sqlite:///{tmp_path}/collab.db")
+    scope = {"type": kind, "method": "GET", "path": "/ws/doc", "headers": []}
+    with pytest.raises(RuntimeError, match="async with collab"):
+        await collab(scope, receive, send)
