@@ -96,7 +96,8 @@ class Gate:
 
         It cannot once a surrogate pair was cut in half, as Yjs does when the user of
         an editor deletes half an emoji: yrs then loses count of the clocks. Nor when
-        there are values that it makes others of: see ``Parsed.exact``.
+        there are values that it makes others of: see ``Parsed.exact``. That it encodes
+        the keys of an object in any order is no matter.
         """
         self.lows: dict[int, array[int]] = {}
         """The clocks of the second halves of surrogate pairs, ascending."""

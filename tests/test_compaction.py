@@ -14,12 +14,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from pycrdt import Doc, Text
+from pycrdt import Doc, Map, Text
 
 from collab.compaction import Compactor, compact
 from collab.document import Document
 from collab.errors import CollabError, StoreError
 from collab.store import Append, Store
+from tests.crafted import item, typed
 from tests.traces import generate
 from tests.vectors import history
 
@@ -138,6 +139,41 @@ def test_a_document_with_half_an_emoji_is_kept_as_bytes(
     assert not document.gate.faithful
     assert document.gate == fold(updates).gate
     assert shown(document, "t") == shown(fold(updates), "t")
+
+
+def test_values_that_pycrdt_alters_are_kept_as_they_came(
+    store: Store, compactor: Compactor
+) -> None:
+    big, number = bytes.fromhex("7a 0000000000000005"), b"0.09274077872974995"
+    updates = [
+        typed(5, 0, "abc", None),
+        item("08 01 01 61 01" + big.hex(), client=7),
+        item("05 01 01 74 13" + number.hex(), client=6),
+        typed(5, 3, "d", (5, 2)),
+    ]
+    for count, update in enumerate(updates):
+        append(store, [update])
+        compactor.compact("d")
+        document = load(store)
+        assert document.gate == fold(updates[: count + 1]).gate
+        assert (big in document.state()) is (count > 0)
+        assert (number in document.state()) is (count > 1)
+
+
+def test_a_document_with_objects_stays_small(
+    store: Store, compactor: Compactor
+) -> None:
+    writer: Doc[Any] = Doc()
+    shapes = writer.get("shapes", type=Map)
+    updates: list[bytes] = []
+    subscription = writer.observe(lambda event: updates.append(event.update))
+    for move in range(100):
+        shapes["circle"] = {"x": move, "y": 1.5, "style": {"color": "red", "width": 2}}
+    append(store, updates)
+    # Only the last place is kept, and pycrdt goes on to be trusted with it.
+    assert compactor.compact("d") < 2 * len(updates[0])
+    assert load(store).gate.faithful
+    writer.unobserve(subscription)
 
 
 def test_the_newest_two_snapshots_are_kept(
