@@ -34,6 +34,9 @@ UNSAFE = {
     "read_message",
     "write_message",
     "write_var_uint",
+    # They decode values and encode others.
+    "get_update",
+    "merge_updates",
     # They restore another text than the one that was saved.
     "Snapshot",
     "from_snapshot",
