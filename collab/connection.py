@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from .errors import BadName, CollabError, ProtocolError
+from .errors import BadName, CollabError, DocumentBroken, ProtocolError
 from .hub import Hub
 from .messages import Message, SyncStep2, Update
 from .room import Encoding, Room, Session, check_name
@@ -136,10 +137,11 @@ class Connection:
         room = self.room
         if room is None:
             return
-        if room.broken:
-            self.hub.spawn(self._catch_up_later())
-        else:
-            room.caught_up(self.session)
+        if not room.broken:
+            with suppress(DocumentBroken):
+                room.caught_up(self.session)
+                return
+        self.hub.spawn(self._catch_up_later())
 
     async def _catch_up_later(self) -> None:
         room = await self.hub.enter(self.name)

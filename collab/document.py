@@ -55,6 +55,9 @@ class Document:
         self.parked_size = 0
         self.waiting: dict[int, list[tuple[int, bytes]]] = {}
         """Per client a heap of the clocks that parked updates wait for."""
+        self.culprit: bytes | None = None
+        """The parked update at which pycrdt failed when it was released. This object
+        must not be used any more then."""
         self.raw: Joined | None = None
         """The bytes of the document, once the ``Doc`` can't be trusted to encode it."""
 
@@ -106,8 +109,9 @@ class Document:
     ) -> tuple[Outcome, list[bytes]]:
         """Take an update; return what came of it, and what can be seen since.
 
-        That is the update itself and those that waited for it, in causal order.
-        ``parsed`` spares parsing it again.
+        That is the update itself and those that waited for it, in causal order. If
+        pycrdt fails at one of those, :attr:`culprit` says which. ``parsed`` spares
+        parsing it again.
 
         Raises:
             UpdateRejected: If no honest client can have made it. Nothing has changed.
@@ -131,7 +135,7 @@ class Document:
         if self.raw is not None:
             self.raw.add(update)
         elif not parsed.faithful:
-            self.raw = Joined([self.doc.get_update(), update])
+            self.raw = Joined([self._encode(), update])
         self._merge(update)
         self.gate.accept(parsed)
         self.version += 1
@@ -144,7 +148,7 @@ class Document:
         try:
             self.doc.apply_update(update)
         except BaseException as exc:
-            if isinstance(exc, Exception) or type(exc).__module__ == "pyo3_runtime":
+            if _is_failure(exc):
                 raise DocumentBroken(f"pycrdt failed at {len(update)} bytes") from exc
             raise
 
@@ -162,6 +166,11 @@ class Document:
         client, clock = parsed.missing
         heappush(self.waiting.setdefault(client, []), (clock, update))
 
+    def drop(self, update: bytes) -> None:
+        """Forget a parked update, if there is one of these bytes."""
+        if self.parked.pop(update, None) is not None:
+            self.parked_size -= len(update)
+
     def _release(self, news: Parsed) -> Iterator[bytes]:
         """Apply what no longer waits, given that an update was accepted."""
         queue = [news]
@@ -171,6 +180,8 @@ class Document:
                 heap = self.waiting.get(client)
                 while heap and heap[0][0] < self.gate.clocks.get(client, 0):
                     _, update = heappop(heap)
+                    if update not in self.parked:
+                        continue
                     parsed = self.parked[update]
                     try:
                         verdict = self.gate.judge(parsed)
@@ -183,10 +194,14 @@ class Document:
                     if verdict is Verdict.EARLY:
                         self._wait(update, parsed)
                         continue
-                    del self.parked[update]
-                    self.parked_size -= len(update)
+                    self.drop(update)
                     if verdict is Verdict.READY:
-                        self._take(update, parsed)
+                        try:
+                            self._take(update, parsed)
+                        except DocumentBroken:
+                            # Who sent what it waited for is not to blame.
+                            self.culprit = update
+                            return
                         queue.append(parsed)
                         yield update
                 if heap is not None and not heap:
@@ -200,8 +215,20 @@ class Document:
         )
 
     def state(self) -> bytes:
-        """Encode the whole document as one update."""
-        return self.doc.get_update() if self.raw is None else self.raw.encode()
+        """Encode the whole document as one update.
+
+        Raises:
+            DocumentBroken: If pycrdt failed: this object must not be used any more.
+        """
+        return self._encode() if self.raw is None else self.raw.encode()
+
+    def _encode(self, state_vector: bytes = b"\x00") -> bytes:
+        try:
+            return self.doc.get_update(state_vector)
+        except BaseException as exc:
+            if _is_failure(exc):
+                raise DocumentBroken("pycrdt failed to encode a document") from exc
+            raise
 
     def diff(self, state_vector: bytes) -> bytes:
         """Encode what somebody with a state vector lacks, as one update.
@@ -210,6 +237,7 @@ class Document:
 
         Raises:
             ProtocolError: If the state vector is malformed.
+            DocumentBroken: As :meth:`state`.
         """
         clocks = wire.read_state_vector(state_vector)
         if not clocks:
@@ -228,7 +256,7 @@ class Document:
         encoded = wire.uint(len(trimmed)) + b"".join(
             wire.uint(client) + wire.uint(clock) for client, clock in trimmed.items()
         )
-        return self.doc.get_update(encoded)
+        return self._encode(encoded)
 
     def _before_pair(self, client: int, clock: int) -> int:
         """A clock that is not between the halves of a surrogate pair.
@@ -269,3 +297,8 @@ class Document:
         other.gate = Gate(ACCEPTED)
         other.apply(ours, parse(ours, ACCEPTED))
         return other.gate == self.gate and same(other.state(), ours)
+
+
+def _is_failure(exc: BaseException) -> bool:
+    """Whether an exception is pycrdt's: a panic of Rust is no ``Exception``."""
+    return isinstance(exc, Exception) or type(exc).__module__ == "pyo3_runtime"

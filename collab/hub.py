@@ -234,7 +234,7 @@ class Hub:
         """Make the document that a log describes, taking turns with others."""
         for damage in stored.damaged:
             logger.error("%s: %s; opening the rest", name, damage)
-        unreadable: set[int] = set()
+        poison: set[bytes] = set()
         while True:
             try:
                 document = _restore(stored)
@@ -246,22 +246,23 @@ class Hub:
                 )
                 stored = replace(stored, snapshot=None, rows=rows)
                 continue
+            for update in poison:
+                document.drop(update)
             until = self._loop.time() + SLICE
             for row in stored.rows:
-                if row.position in unreadable:
+                if row.update in poison:
                     continue
                 try:
                     document.apply(row.update)
+                except DocumentBroken:
+                    document.culprit = row.update
                 except CollabError as exc:
-                    logger.error(
-                        "%s: cannot read row %d (%s); opening the rest",
-                        name,
-                        row.position,
-                        exc,
-                    )
-                    unreadable.add(row.position)
-                    if isinstance(exc, DocumentBroken):
-                        break  # What it has done to the rest, nobody knows. Again.
+                    _report(name, row.position, exc)
+                if document.culprit is not None:
+                    # What it has done to the rest, nobody knows. Again, without it.
+                    poison.add(document.culprit)
+                    _report(name, row.position, DocumentBroken("pycrdt fails at it"))
+                    break
                 if self._loop.time() > until:
                     await asyncio.sleep(0)
                     until = self._loop.time() + SLICE
@@ -417,3 +418,7 @@ def _restore(stored: Stored) -> Document:
     except CollabError as exc:
         position = stored.snapshot.position
         raise StoreError(f"snapshot {position} cannot be read") from exc
+
+
+def _report(name: str, position: int, exc: CollabError) -> None:
+    logger.error("%s: cannot read row %d (%s); opening the rest", name, position, exc)

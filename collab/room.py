@@ -266,29 +266,31 @@ class Room:
         Whatever is raised, nothing of the message was taken, and only its sender is
         concerned.
         """
-        match message:
-            case Update(update):
-                self._edit(update, session, parsed)
-            case SyncStep2(update):
-                # It has read our greeting. What it says of others from now on may be
-                # an echo, even if it is the first thing that it says of anybody.
-                session.introduced = True
-                self._edit(update, session, parsed)
-            case Presence(states):
-                self._announce(states, session, now)
-            case SyncStep1(state_vector):
-                self._reply(state_vector, session)
-            case QueryPresence():
-                people = self.people.encode()
-                if people is not None and session.behind is None:
-                    session.send(Presence(people))
-
-    def _edit(self, update: bytes, session: Session, parsed: Parsed | None) -> None:
         try:
-            outcome, visible = self.document.apply(update, parsed)
+            match message:
+                case Update(update):
+                    self._edit(update, session, parsed)
+                case SyncStep2(update):
+                    # It has read our greeting. What it says of others from now on may
+                    # be an echo, even if it is the first thing it says of anybody.
+                    session.introduced = True
+                    self._edit(update, session, parsed)
+                case Presence(states):
+                    self._announce(states, session, now)
+                case SyncStep1(state_vector):
+                    self._reply(state_vector, session)
+                case QueryPresence():
+                    people = self.people.encode()
+                    if people is not None and session.behind is None:
+                        session.send(Presence(people))
         except DocumentBroken:
             self.broken = True
             raise
+
+    def _edit(self, update: bytes, session: Session, parsed: Parsed | None) -> None:
+        outcome, visible = self.document.apply(update, parsed)
+        if self.document.culprit is not None:
+            self.broken = True
         if outcome is not Outcome.REPEATED:
             self.unsaved.append((update, session.who))
             self.unsaved_size += len(update)
@@ -505,23 +507,26 @@ class Room:
         session.owed_size += len(encoded)
 
     def caught_up(self, session: Session) -> None:
-        """Bring a session up to date: its transport has drained."""
+        """Bring a session up to date: its transport has drained.
+
+        Raises:
+            DocumentBroken: As :meth:`receive`. The session is still behind then.
+        """
         if session.behind is None:
             return
-        since, session.behind = session.behind, None
+        encoding = session.encoding
+        try:
+            diff = self._missed(session)
+        except DocumentBroken:
+            self.broken = True
+            raise
         pieces, session.owed = session.owed, []
         session.owed_size = 0
-        encoding = session.encoding
-        if session.wanted is not None:
-            wanted, session.wanted = session.wanted, None
-            session.synced = True
-            diff = self.document.diff(wanted)
-            pieces.append(encoding.encode_state(SyncStep2(diff)))
-        elif session.synced and session.behind_version != self.document.version:
+        session.behind = session.wanted = None
+        if diff is not None:
             # As an Update it could be, byte for byte, one of the session's own that
-            # isn't saved yet, and look like its acknowledgement. Who hasn't asked for
-            # the document yet would take a SyncStep2 for that, but needs no diff.
-            diff = self.document.diff(since)
+            # isn't saved yet, and look like its acknowledgement.
+            session.synced = True
             pieces.append(encoding.encode_state(SyncStep2(diff)))
         if session.lacking:
             session.lacking = False
@@ -531,6 +536,16 @@ class Room:
             pieces.append(encoding.encode(Presence(people)))
         if pieces:
             session.write(encoding.join(pieces))
+
+    def _missed(self, session: Session) -> bytes | None:
+        """What a session lacks that fell behind; ``None`` if it need not be told."""
+        if session.wanted is not None:
+            return self.document.diff(session.wanted)
+        # Who hasn't asked for the document yet would take a SyncStep2 for it.
+        if session.synced and session.behind_version != self.document.version:
+            assert session.behind is not None
+            return self.document.diff(session.behind)
+        return None
 
     def check_owed(self, session: Session) -> None:
         """Complain about a session that writes on and on but doesn't read.

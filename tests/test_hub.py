@@ -294,6 +294,29 @@ async def test_a_row_at_which_pycrdt_panics_is_left_out(
         assert "d: cannot read row 2" in caplog.text
 
 
+async def test_what_was_parked_and_makes_pycrdt_panic_is_left_out(
+    store: SlowStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As above; it panics at the second, which came before the first."""
+
+    class Fragile(Cursed):
+        def __init__(self) -> None:
+            super().__init__(SECOND)
+
+        def get(self, name: str, type: Any) -> Any:
+            return self.doc.get(name, type=type)
+
+    monkeypatch.setattr(collab.document, "Doc", Fragile)
+    async with opened(store) as hub:
+        store.append([Append("d", [(SECOND, None), (FIRST, None)])])
+        room = await hub.enter("d")
+        assert text(room) == "a"
+        assert not room.document.parked
+        assert "d: cannot read row 2" in caplog.text
+
+
 async def test_a_broken_room_is_rebuilt_and_nobody_else_notices(
     store: SlowStore,
 ) -> None:

@@ -421,7 +421,50 @@ class Cursed:
         self.doc.apply_update(bytes.fromhex("0100010000") if poisoned else update)
 
     def get_update(self, state_vector: bytes = b"\x00") -> bytes:
+        if self.poison == b"encode":
+            self.doc.apply_update(bytes.fromhex("0100010000"))
         return self.doc.get_update(state_vector)
+
+
+def test_a_panic_at_what_was_parked_blames_nobody(server: Server) -> None:
+    alice, bob = server.guests(2)
+    alice.says(Update(SECOND))
+    server.room.document.doc = cast(Any, Cursed(SECOND))
+    bob.says(Update(FIRST))
+    assert server.room.broken
+    assert server.room.document.culprit == SECOND
+    # What it waited for was taken: it is in the log, and with everybody.
+    assert [update for update, _ in server.room.unsaved] == [SECOND, FIRST]
+    server.room.flush(0.0)
+    assert FIRST in updates(alice.hears())
+
+
+def test_a_panic_while_encoding_breaks_the_room(server: Server) -> None:
+    alice, bob = server.guests(2)
+    alice.says(Update(FIRST))
+    server.room.flush(0.0)
+    server.room.fell_behind(bob.session)
+    alice.says(Update(SECOND))
+    server.room.flush(0.0)
+    cursed = Cursed(b"encode")
+    cursed.doc.apply_update(FIRST)
+    server.room.document.doc = cast(Any, cursed)
+    with pytest.raises(DocumentBroken):
+        alice.says(SyncStep1(bytes.fromhex("01 01 01")))
+    assert server.room.broken
+    server.room.broken = False
+    bob.session.synced = True
+    with pytest.raises(DocumentBroken):
+        server.room.caught_up(bob.session)
+    assert server.room.broken
+    assert bob.session.behind is not None
+    rebuilt = Document()
+    rebuilt.apply(FIRST)
+    rebuilt.apply(SECOND)
+    server.room.rebuilt(rebuilt)
+    server.room.caught_up(bob.session)
+    assert bob.session.behind is None
+    assert parse(updates(bob.hears())[-1]).ranges == {1: [1, 2]}
 
 
 def test_a_panic_concerns_only_the_sender(server: Server) -> None:
