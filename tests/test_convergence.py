@@ -11,7 +11,9 @@ import pytest
 
 from tests.simulation import World
 
-SEEDS = int(os.environ.get("CONVERGENCE_SEEDS", "500"))
+SEEDS = range(int(os.environ.get("CONVERGENCE_SEEDS", "500")))
+if "CONVERGENCE_SEED" in os.environ:
+    SEEDS = range(only := int(os.environ["CONVERGENCE_SEED"]), only + 1)
 GROUP = 25
 
 FOUND = {
@@ -34,12 +36,9 @@ def live(seed: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
+@pytest.mark.parametrize("first", SEEDS[::GROUP])
 def test_any_world_converges(first: int) -> None:
-    seeds = range(first, first + GROUP)
-    if "CONVERGENCE_SEED" in os.environ:
-        seeds = range(int(os.environ["CONVERGENCE_SEED"]), first + 1)
-    for seed in seeds:
+    for seed in range(first, min(first + GROUP, SEEDS.stop)):
         print(f"CONVERGENCE_SEED={seed}")
         live(seed)
 
