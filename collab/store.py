@@ -462,9 +462,11 @@ def _advice(code: int, path: Path | None) -> str | None:
     match code:
         case sqlite3.SQLITE_CANTOPEN if path and os.path.isdir(path):
             return "name a file in that directory"
-        case sqlite3.SQLITE_CANTOPEN if path:
+        case sqlite3.SQLITE_CANTOPEN if path and not os.path.exists(path):
             return f"{path.parent} must be a directory that this user may write to"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+        case (
+            sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM
+        ) if path:
             return "this user must be able to write to the file and its directory"
         case sqlite3.SQLITE_NOTADB:
             return "it is some other file, so name another"

@@ -200,13 +200,14 @@ def test_a_database_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     # Root may read everything, and only root may look into pytest's own folders.
     program = ("-c", AS_NOBODY) if os.geteuid() == 0 else ("-m", "collab")
     with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o777)
         path = Path(folder) / "mine.db"
         path.write_bytes((tmp_path / "collab.db").read_bytes())
         path.chmod(0)
         command = ("serve", "--port", "0", "--database", url(path))
         said = complaint(collab(*command, program=program))
     assert str(path) in said
+    assert "write to the file" in said
 
 
 # TLS.
