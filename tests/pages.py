@@ -65,7 +65,7 @@ def ensure_demo() -> None:
         if BUILT.exists():
             return
     ensure_modules(SOURCE)
-    command = [BIN / "npm", "run", "build"]
+    command = [str(BIN / "npm"), "run", "build"]
     subprocess.run(command, cwd=SOURCE, env=environment(), check=True, stdout=2)
 
 
