@@ -15,7 +15,9 @@ from websockets.asyncio.client import connect
 
 from benchmarks.servers import Server
 
-TRACES = Path(os.environ.get("COLLAB_TRACES", "/work/shared/traces"))
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "traces"
+
+TRACES = Path(os.environ.get("COLLAB_TRACES", BESIDE))
 """Where ``automerge-paper.ylog.gz`` and its ``.final.yupdate`` may be."""
 
 EDITS = 259_778
