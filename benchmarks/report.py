@@ -99,6 +99,10 @@ are what to look at.
 * **Opening**: median of {openings} starts. Ours reads its own database, into which the
   edits were written one by one, and from which the document was put away once; peers
   apply one merged update from a file. History: {history}.
+* **Merging.** Hocuspocus sends what came within one turn of its loop as one merged
+  update, so it writes far fewer frames than edits. We send each edit as its author
+  wrote it, and all of a turn in one write: merging them byte for byte, in Python, cost
+  us 0.20 instead of 0.16 µs for each delivery when it was tried.
 * **Cursors** are counted until everybody has everybody's last one. We send the newest
   state of each client, at short intervals; so does Hocuspocus for what came in one
   turn of its loop; y-websocket sends every one. Clients {echoes} what they
@@ -157,14 +161,17 @@ def table(results: Results) -> Iterator[str]:
 
 
 def compare(row: Row, servers: Mapping[str, Figures]) -> float | None:
-    """Ours divided by the best peer's."""
+    """Ours divided by the best peer's, if both have done it."""
     peers = [
-        figures[row.figure] for name, figures in servers.items() if name != "collab"
+        figures[row.figure]
+        for name, figures in servers.items()
+        if name != COLLAB.name and row.figure in figures
     ]
-    if COLLAB.name not in servers or not peers:
+    ours = servers.get(COLLAB.name, {}).get(row.figure)
+    if ours is None or not peers:
         return None
     best = max(peers) if row.more_is_better else min(peers)
-    return servers[COLLAB.name][row.figure] / best if best else None
+    return ours / best if best else None
 
 
 def budget(row: Row) -> str:
