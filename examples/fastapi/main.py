@@ -2,8 +2,7 @@
 
 ::
 
-    pip install collab-server fastapi uvicorn
-    uvicorn main:app
+    uvicorn main:app --timeout-graceful-shutdown 10
 """
 
 from __future__ import annotations
