@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from .errors import BadName, CollabError, DocumentBroken, ProtocolError
-from .hub import Hub
+from .hub import SLICE, Hub
 from .messages import Message, SyncStep2, Update
 from .room import Encoding, Room, Session, check_name
 from .updates import Parsed, parse_steps
@@ -104,13 +104,12 @@ class Connection:
         decode = self.dialect.decode
         message, at = decode(payload)
         self._take(room, message, None)
-        while at < len(payload):
-            message, at = decode(payload, at)
-            self._take(room, message, None)
-        return None
+        # Honest clients send one: whoever sends thousands waits for turns.
+        return None if at == len(payload) else self._receive_later(payload, at)
 
-    async def _receive_later(self, payload: bytes) -> None:
-        at = 0
+    async def _receive_later(self, payload: bytes, at: int = 0) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SLICE
         while at < len(payload) or not payload:
             message, at = self.dialect.decode(payload, at)
             parsed = None
@@ -120,6 +119,9 @@ class Connection:
             if self.room is not room:
                 return  # It was closed meanwhile.
             self._take(room, message, parsed)
+            if loop.time() > until:
+                await asyncio.sleep(0)
+                until = loop.time() + SLICE
 
     def _take(self, room: Room, message: Message, parsed: Parsed | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -151,6 +153,7 @@ class Connection:
     def mute(self) -> None:
         """Write nothing more: the transport is gone, but its last messages are here."""
         self.session.write = _ignore
+        self.session.probe = _probe_nobody
 
     def close(self, goodbye: bool) -> None:
         """Leave the room. ``goodbye`` says that the client meant to go."""
@@ -158,6 +161,8 @@ class Connection:
         if room is not None:
             now = asyncio.get_running_loop().time()
             room.leave(self.session, now, goodbye)
+        # The room may remember who sent what still waits, but not the transport.
+        self.mute()
 
     def blame(self, error: CollabError) -> None:
         """Log, in one line, why the client is sent away."""
@@ -173,6 +178,10 @@ class Connection:
 
 def _ignore(encoded: object) -> None:
     """Write to nobody."""
+
+
+def _probe_nobody() -> None:
+    """Ask nobody for a sign of life."""
 
 
 async def _parse_in_turns(update: bytes) -> Parsed:

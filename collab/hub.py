@@ -42,7 +42,7 @@ REST = 30.0
 """Seconds between two snapshots of a document: each costs half a second of CPU."""
 
 SLICE = 0.005
-"""Seconds that loading may take before others have their turn."""
+"""Seconds that loading, or a long message, may take before others have their turn."""
 
 
 class Beating(Protocol):
