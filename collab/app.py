@@ -59,7 +59,8 @@ class Collab:
         app = FastAPI(lifespan=lifespan)
         app.mount("/collab", collab)
 
-    Served on its own, the server's lifespan events open and close it.
+    Served on its own, the server's lifespan events open and close it. It can be opened
+    once, and belongs to the event loop that opened it. One process serves a database.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Collab:
         demo: bool = True,
     ) -> None:
         """Prepare; nothing is opened yet.
+
+        ``database`` is the URL of an SQLite database: ``sqlite:///FILE`` is relative
+        to the working directory, ``sqlite:////FILE`` is absolute, and ``sqlite://`` is
+        in memory, where nothing is kept. ``demo`` says whether the demo page is at
+        ``/``.
 
         Raises:
             StoreError: If the database URL cannot be used.
@@ -103,7 +109,11 @@ class Collab:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Save what is unsaved, and close."""
+        """Save what is unsaved, and close.
+
+        If the database fails, that is tried for 10 s. How many edits of which documents
+        are lost then is logged.
+        """
         await self.hub.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

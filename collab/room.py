@@ -54,26 +54,29 @@ RECENT = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients may use. Sizes in bytes."""
+    """What clients may use. Sizes are in bytes, times in seconds; all are above 0."""
 
     frame_size: int = 16 * 1024 * 1024
-    """Of one message. A client that was offline sends all it did in one."""
+    """Of one message; who sends a larger one is closed with 1009. A client that was
+    offline sends all it did in one."""
 
     slow_size: int = 256 * 1024
-    """Waiting in a transport, above which a session is behind."""
+    """Waiting in a transport, above which a session is behind: it is sent nothing more
+    until that has drained, and then one diff."""
 
     slow_time: float = 15.0
-    """Seconds without progress after which a session that is behind is cut off."""
+    """Without progress, after which a session that is behind is cut off."""
 
     heartbeat: int = 25
-    """Seconds between two signs of life. Proxies cut what is silent for 30 to 60 s, and
+    """Between two signs of life. Proxies cut what is silent for 30 to 60 s, and
     y-websocket reconnects after 30 s without a message."""
 
     unsaved_size: int = 64 * 1024 * 1024
-    """Of edits that the log doesn't have yet, above which reading is paused."""
+    """Of all edits that the log doesn't have yet, above which nothing more is read."""
 
     owed_size: int = 1024 * 1024
-    """Of acknowledgements for a session that is behind, above which it is cut off."""
+    """Of acknowledgements for a session that is behind, above which it is closed with
+    4413."""
 
 
 def check_name(name: str) -> str:
