@@ -37,6 +37,8 @@ MAX_OWNED = 16
 """Client ids of one session: its own, and those of the tabs it speaks for."""
 MEMORY = 60.0
 """Seconds that the clock of a client that left is remembered, against echoes."""
+MAX_LEFT = 4096
+"""Clients that left whose clocks are remembered. Only who invents them has more."""
 
 CLAIM = 20.0
 """Seconds that a claim waits for the owner to turn out dead."""
@@ -242,13 +244,20 @@ class Presence(Generic[Owner]):
                 entry.left = now
 
     def forget(self, now: float) -> None:
-        """Drop the clocks of clients that left :data:`MEMORY` ago."""
+        """Drop the clocks of clients that left long, or :data:`MAX_LEFT` others, ago."""
+        left: list[tuple[float, int]] = []
         for client, entry in list(self.entries.items()):
             if not entry.here and client not in self.changed:
                 if not entry.left:
                     entry.left = now
-                elif now - entry.left > MEMORY:
+                if now - entry.left > MEMORY:
                     del self.entries[client]
+                else:
+                    left.append((entry.left, client))
+        if len(left) > MAX_LEFT:
+            left.sort()
+            for _, client in left[:-MAX_LEFT]:
+                del self.entries[client]
 
     def take_changes(self) -> bytes | None:
         """Encode what changed since the last time; ``None`` if nothing did."""

@@ -15,6 +15,7 @@ from collab.presence import (
     CLAIM,
     MAX_CLOCK,
     MAX_ENTRIES,
+    MAX_LEFT,
     MAX_OWNED,
     MAX_STATE,
     MEMORY,
@@ -406,6 +407,17 @@ def test_clocks_are_forgotten_after_a_while() -> None:
     assert set(people.entries) == {2}
     people.forget(11.0 + 2 * MEMORY)
     assert people.entries == {}
+
+
+def test_a_crowd_that_came_and_went_is_forgotten_sooner() -> None:
+    people, ann = Presence[Someone](), Someone()
+    for clock in range(2):
+        for client in range(2 * MAX_LEFT):
+            people.apply(says((client, 1, "{}"), (client, 2, "null")), ann)
+        people.take_changes()
+        people.forget(float(clock))
+        assert len(people.entries) == MAX_LEFT
+    assert set(people.entries) == set(range(MAX_LEFT, 2 * MAX_LEFT))
 
 
 def test_one_who_is_here_is_not_forgotten() -> None:
