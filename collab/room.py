@@ -205,6 +205,7 @@ class Room:
         self.unsaved: list[tuple[bytes, str]] = []
         """Updates that the log doesn't have yet, with their authors, in order."""
         self.unsaved_size = 0
+        """Bytes that wait for the log, repeats of what it doesn't have yet included."""
         self.saved_count = 0
         self.acks: deque[tuple[int, Session, bytes]] = deque()
 
@@ -296,7 +297,6 @@ class Room:
             self.broken = True
         if outcome is not Outcome.REPEATED:
             self.unsaved.append((update, session.who))
-            self.unsaved_size += len(update)
             for news in visible:
                 author = session if news is update else self.early.pop(news, None)
                 self.fresh.append((news, author))
@@ -307,13 +307,14 @@ class Room:
                 if not session.lacking:
                     session.lacking = True
                     self.lacking.append(session)
-            self.wake(self, 0.0)
         # A repeat is saved when what it repeats is: perhaps not yet.
         count = self.saved_count + len(self.unsaved)
-        if count == self.saved_count and not self.acks:
+        if count == self.saved_count:
             self._acknowledge(session, [update])
-        else:
-            self.acks.append((count, session, update))
+            return
+        self.acks.append((count, session, update))
+        self.unsaved_size += len(update)
+        self.wake(self, 0.0)
 
     def _announce(self, states: bytes, session: Session, now: float) -> None:
         if session.introduced:
@@ -458,12 +459,12 @@ class Room:
         Returns how many bytes they had.
         """
         size = sum([len(update) for update, _ in self.unsaved[:count]])
-        self.unsaved_size -= size
         del self.unsaved[:count]
         self.saved_count += count
         acks: dict[Session, list[bytes]] = {}
         while self.acks and self.acks[0][0] <= self.saved_count:
             _, session, update = self.acks.popleft()
+            self.unsaved_size -= len(update)
             acks.setdefault(session, []).append(update)
         for session, updates in acks.items():
             self._acknowledge(session, updates)

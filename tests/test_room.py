@@ -279,6 +279,17 @@ def test_an_edit_is_acknowledged_when_it_is_saved(server: Server) -> None:
     assert (server.room.unsaved, server.room.unsaved_size) == ([], 0)
 
 
+def test_repeats_that_wait_for_the_log_count_as_unsaved(server: Server) -> None:
+    alice = server.guest()
+    alice.says(Update(FIRST))
+    server.wishes.clear()
+    alice.says(Update(FIRST), SyncStep2(FIRST))
+    assert server.room.unsaved_size == 3 * len(FIRST)
+    assert 0.0 in server.wishes  # So that somebody looks.
+    assert server.room.saved(1) == len(FIRST)
+    assert server.room.unsaved_size == 0
+
+
 def test_several_acknowledgements_are_one_write(server: Server) -> None:
     alice = server.guest()
     alice.says(Update(FIRST), Update(SECOND), Update(THIRD))
