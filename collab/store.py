@@ -437,9 +437,9 @@ class Store:
         scripts = ScriptDirectory.from_config(config).walk_revisions()
         if found is not None and found not in {script.revision for script in scripts}:
             raise DatabaseTooNew(
-                f"the tables of {self} are at revision {found}, and this version of"
-                f" collab-server knows {REVISION}; install the version that wrote them,"
-                " or restore a backup"
+                f"a newer version of collab-server wrote {self} (its tables are at"
+                f" revision {found}, and this one knows {REVISION}); install that, or"
+                " restore a backup"
             )
         command.upgrade(config, "head")
 
