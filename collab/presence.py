@@ -244,7 +244,7 @@ class Presence(Generic[Owner]):
                 entry.left = now
 
     def forget(self, now: float) -> None:
-        """Drop the clocks of clients that left long, or :data:`MAX_LEFT` others, ago."""
+        """Drop the clocks of those who left long, or :data:`MAX_LEFT` others, ago."""
         left: list[tuple[float, int]] = []
         for client, entry in list(self.entries.items()):
             if not entry.here and client not in self.changed:

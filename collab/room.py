@@ -284,8 +284,7 @@ class Room:
                 case SyncStep1(state_vector):
                     self._reply(state_vector, session)
                 case QueryPresence():
-                    people = self.people.encode()
-                    if people is not None and session.behind is None:
+                    if session.behind is None and (people := self.people.encode()):
                         session.send(Presence(people))
         except DocumentBroken:
             self.broken = True
