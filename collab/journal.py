@@ -26,10 +26,10 @@ INTERVAL = 0.004
 """Seconds between the starts of two commits. An idle journal commits at once; a busy
 one gathers more into each, as a commit costs the same for one edit or a hundred."""
 
-BUSY = 1250
+BUSY = 800
 """Edits a second above which the interval grows with their rate..."""
 
-MAX_INTERVAL = 0.02
+MAX_INTERVAL = 0.025
 """...up to so many seconds."""
 
 BATCH = 2000
