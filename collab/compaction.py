@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from threading import Timer
 
 from .document import Document
@@ -78,7 +79,10 @@ class Compactor:
         """
         child = self._child
         if child is None or child.poll() is not None:
-            child = self._child = self._start()
+            try:
+                child = self._child = self._start()
+            except OSError as exc:
+                raise CollabError(f"no process could be started: {exc}") from exc
         assert child.stdin is not None
         assert child.stdout is not None
         watchdog = Timer(TIME, child.kill)
@@ -103,7 +107,8 @@ class Compactor:
         child, self._child = self._child, None
         if child is not None:
             assert child.stdin is not None
-            child.stdin.close()
+            with suppress(OSError):  # It died before it read all that it was told.
+                child.stdin.close()
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -271,6 +272,23 @@ def test_a_snapshot_that_cannot_be_made_is_complained_about(tmp_path: Path) -> N
     with pytest.raises(CollabError):
         compactor.compact("d")
     compactor.stop()
+
+
+def test_a_process_that_cannot_be_started_is_complained_about(
+    compactor: Compactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(CollabError):
+        compactor.compact("d")
+
+
+def test_a_process_that_did_not_listen_may_rest(
+    compactor: Compactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(CollabError):
+        compactor.compact("d" * 1_000_000)  # More than a pipe takes.
+    compactor.rest()
 
 
 @pytest.mark.slow
