@@ -66,6 +66,8 @@ class Tail:
     changed: float = 0.0
     compacted: float = -REST
     compacting: bool = False
+    failed: bool = False
+    """Whether the last snapshot could not be made."""
 
     def long(self, now: float, unloading: bool = False) -> bool:
         """Whether a snapshot is worth while."""
@@ -73,7 +75,7 @@ class Tail:
             return False
         if unloading:
             return True
-        if self.rows >= COMPACT_MANY:
+        if self.rows >= COMPACT_MANY and not self.failed:
             return True
         if now - self.compacted < REST:
             return False
@@ -104,7 +106,7 @@ class Hub:
         self._readers = ThreadPoolExecutor(4, "collab-reader")
         self.compactor = Compactor(store.url)
         self._compacted = 0.0
-        self.unsaved_size = 0
+        self._draining: asyncio.Task[None] | None = None
         self._relieved = asyncio.Event()
         self._relieved.set()
 
@@ -132,10 +134,10 @@ class Hub:
             async with asyncio.timeout(10):
                 await self.journal.flush()
         except TimeoutError:
-            for room in self.journal.failures:
-                logger.error(
-                    "%s: %d edits could not be saved", room.name, len(room.unsaved)
-                )
+            for room in self.rooms.values():
+                count = len(room.unsaved)
+                if count:
+                    logger.error("%s: %d edits could not be saved", room.name, count)
         self.compactor.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -147,6 +149,11 @@ class Hub:
     async def drain(self) -> None:
         """Refuse new connections, and save all edits that have arrived."""
         self.draining = True
+        if self._draining is None:
+            self._draining = self.spawn(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
         self._flush_ready()
         try:
             async with asyncio.timeout(5):
@@ -341,7 +348,9 @@ class Hub:
                 )
                 tail.rows -= rows
                 tail.size -= size
+                tail.failed = False
             except CollabError as exc:
+                tail.failed = True
                 if not self.draining:
                     logger.error(
                         "%s: cannot make a snapshot (%s); trying again later",

@@ -15,7 +15,7 @@ from pycrdt import Doc, Text
 
 import collab.document
 from collab.errors import DatabaseUnreachable, DocumentBroken, Unavailable
-from collab.hub import IDLE, Hub
+from collab.hub import COMPACT_MANY, IDLE, REST, Hub
 from collab.messages import SyncStep1, SyncStep2, Update
 from collab.room import Limits, Room
 from collab.store import Append, Store, Stored
@@ -243,6 +243,26 @@ async def test_a_damaged_row_is_reported_and_the_rest_opens(
         assert text(room) == "axc"
 
 
+async def test_a_snapshot_that_cannot_be_made_is_tried_again_later(
+    store: SlowStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store) as hub:
+        ann = await enter(hub, "d")
+        ann.says(Update(FIRST))
+        await hub.journal.flush_room(ann.room)
+        with sqlite3.connect(path) as database:
+            database.execute("UPDATE updates SET crc = 0")
+        hub.tails[ann.room].rows = COMPACT_MANY
+        for times in (1, 2):
+            skip(REST)
+            await until(lambda: hub.tails[ann.room].compacting)
+            await until(lambda: not hub.tails[ann.room].compacting)
+            skip(1.0)
+            await asyncio.sleep(1.1)  # The timer would have had its chance.
+            assert not hub.tails[ann.room].compacting
+            assert caplog.text.count("cannot make a snapshot") == times
+
+
 async def test_behind_a_snapshot_that_cannot_be_read_stands_the_whole_log(
     store: SlowStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,6 +412,36 @@ async def test_a_hub_that_drains_is_not_ready(store: SlowStore) -> None:
         assert not hub.ready
         with pytest.raises(Unavailable):
             hub.check()
+
+
+async def test_connections_that_drain_together_complain_once(
+    store: SlowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store) as hub:
+        ann = await enter(hub, "d")
+        store.failing = 3
+        ann.says(Update(FIRST))
+        drains = [asyncio.ensure_future(hub.drain()) for _ in range(3)]
+        await until(lambda: bool(hub.journal.failures))
+        skip(5.0)
+        await asyncio.gather(*drains)
+        assert caplog.text.count("closing connections") == 1
+
+
+async def test_what_cannot_be_saved_in_the_end_is_named(
+    store: SlowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub(store, Limits())
+    await hub.open()
+    ann = await enter(hub, "d")
+    with store.exclusively():  # Another thread is writing, and does not end.
+        ann.says(Update(FIRST))
+        closing = asyncio.ensure_future(hub.close())
+        await until(lambda: hub.journal.busy)
+        skip(10.0)
+        await until(lambda: "could not be saved" in caplog.text)
+    await closing
+    assert "d: 1 edits could not be saved" in caplog.text
 
 
 class Pulse:
