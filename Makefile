@@ -73,8 +73,8 @@ test: setup web browser check $(call packages,tests/*) ## check, then every test
 	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
-quick: setup web ## the tests that take no time
-	$(PY) -m pytest -m 'not slow' $(ARGS)
+quick: setup web ## the tests that are not slow
+	$(PY) -m pytest -n 2 --dist loadgroup -m 'not slow' $(ARGS)
 
 bench: setup web $(call packages,benchmarks benchmarks/*) ## measure, beside the peers
 	$(PY) -m benchmarks $(ARGS)

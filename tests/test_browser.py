@@ -18,7 +18,7 @@ from tests.pages import ARGUMENTS, Visitor, chromium, ensure_demo
 from tests.servers import Server, running
 
 # One browser is enough for a machine.
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 numbers = itertools.count(1)
 
