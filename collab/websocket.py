@@ -276,6 +276,7 @@ class WebSocket(asyncio.Protocol):
             self._connection.filled()
 
     def resume_writing(self) -> None:
+        self._heard = True
         self._progress = None
         self.hub.full.discard(self)
         if self._connection is not None:
@@ -396,6 +397,7 @@ class WebSocket(asyncio.Protocol):
         if self._departed:
             self._leave()
         elif not self._transport.is_closing():
+            self._heard = True  # At the next beat we have listened again.
             self._transport.resume_reading()
 
     # Sending and closing.
@@ -499,15 +501,27 @@ class WebSocket(asyncio.Protocol):
 
     def beat(self) -> None:
         """Ping, say something that y-websocket counts as a message, and listen."""
-        if not self._heard or self._stale:
-            logger.info("%s: no sign of life; closing", self._peer())
-            self._transport.abort()
-            return
-        self._heard = False
-        # A message that is not complete a heartbeat later is not coming.
-        self._stale = self._fragments is not None
+        if self._hears():
+            if not self._heard or self._stale:
+                self._give_up()
+                return
+            self._heard = False
+            # A message that is not complete a heartbeat later is not coming.
+            self._stale = self._fragments is not None
         if self._progress is None:
             self._transport.write(ALIVE)
+
+    def _hears(self) -> bool:
+        """Whether a sign of life would reach us.
+
+        It doesn't while we read nothing; and a pong of who reads slowly is a long way
+        off, but :meth:`check_progress` follows that it reads at all.
+        """
+        return self._inbox is None and self._progress is None
+
+    def _give_up(self) -> None:
+        logger.info("%s: no sign of life; closing", self._peer())
+        self._transport.abort()
 
     def probe(self) -> None:
         """Ping now, and give up unless something is heard soon."""
@@ -516,8 +530,8 @@ class WebSocket(asyncio.Protocol):
         asyncio.get_running_loop().call_later(CLOSE_TIME, self._check_probe)
 
     def _check_probe(self) -> None:
-        if not self._heard and self._connection is not None:
-            self._transport.abort()
+        if not self._heard and self._connection is not None and self._hears():
+            self._give_up()
 
     def check_progress(self, now: float) -> None:
         """Cut off a peer that stopped reading: pings don't notice it."""

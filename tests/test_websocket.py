@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sqlite3
 import subprocess
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -895,6 +896,50 @@ async def test_a_slow_reader_that_recovers_has_missed_nothing(
     doc = await asyncio.to_thread(read)
     assert set(str(doc.get("text", type=Text))) == {"x"}
     slow.socket.close()
+
+
+async def test_who_reads_slowly_but_steadily_is_alive(
+    fast: servers.Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write() -> None:
+        with Editor(f"{fast.ws_url}/a") as editor:
+            for _ in range(5):
+                editor.type("x" * 2_000_000)
+                editor.save()
+
+    def read(slow: Raw) -> None:
+        slow.say(step1())
+        until = monotonic() + 7
+        while monotonic() < until:
+            # Its pongs would be behind all that, so it sends none.
+            assert slow.socket.recv(32_768)
+            sleep(0.05)
+
+    caplog.set_level("INFO")
+    await asyncio.to_thread(write)
+    with await asyncio.to_thread(enter, fast.port, "/ws/a", small=True) as slow:
+        await asyncio.to_thread(read, slow)
+    assert "closing" not in caplog.text
+
+
+async def test_who_is_not_read_from_is_not_taken_for_dead(tmp_path: Path) -> None:
+    limits = Limits(heartbeat=2, unsaved_size=10)
+    edits = [edit(insert(1, "x", clock)) for clock in range(3)]
+
+    def write(raw: Raw) -> None:
+        for one in edits:
+            raw.say(one)
+            sleep(0.5)
+        sleep(5)  # Pongs would not be read.
+
+    async with servers.serving(tmp_path, limits=limits) as server:
+        with await asyncio.to_thread(enter, server.port, "/ws/a") as raw:
+            database = sqlite3.connect(tmp_path / "collab.db", isolation_level=None)
+            database.execute("BEGIN IMMEDIATE")
+            await asyncio.to_thread(write, raw)
+            assert server.hub.overloaded
+            database.rollback()
+            await asyncio.to_thread(raw.hear_until, *edits)
 
 
 async def test_a_slow_reader_with_an_impossible_wish_is_sent_away(
