@@ -155,13 +155,13 @@ class Collab:
     async def _ready(self, request: Request) -> Response:
         """Readiness: whether edits can be saved now."""
         hub = self.hub
+        if hub.ready and not hub.overloaded:
+            return JSONResponse({"status": "ready"})
         if hub.draining:
             return JSONResponse({"status": "draining"}, 503)
-        if not hub.journal.healthy:
-            return JSONResponse({"status": "edits cannot be saved"}, 503)
         if hub.overloaded:
             return JSONResponse({"status": "too many edits are unsaved"}, 503)
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "edits cannot be saved"}, 503)
 
     async def _no_demo(self, request: Request) -> Response:
         return PlainTextResponse(NO_DEMO)

@@ -7,7 +7,6 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     │   ├── FrameTooBig             1009 / 413
     │   └── BadName                 4400 / 400
     ├── UpdateRejected              4422 / 422
-    ├── Forbidden                   4403 / 403
     ├── QuotaExceeded               4413 / 413
     ├── Unavailable                 4503 / 503
     ├── DocumentBroken              1011 / 500
@@ -109,14 +108,6 @@ class UpdateRejected(CollabError):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
-
-
-class Forbidden(CollabError):
-    """Raised when a session may not do what it asked for."""
-
-    close_code = 4403
-    http_status = 403
-    reason = "forbidden"
 
 
 class QuotaExceeded(CollabError):

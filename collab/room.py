@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 from unicodedata import category
 
 from . import wire
 from .document import EMPTY, Document, Outcome
-from .errors import BadName, DocumentBroken, QuotaExceeded
+from .errors import BadName, DocumentBroken, Unavailable
 from .messages import (
     Message,
     Presence,
@@ -76,7 +76,14 @@ class Limits:
 
     owed_size: int = 1024 * 1024
     """Of acknowledgements for a session that is behind, above which it is closed with
-    4413."""
+    4503: it may come back."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0 or (field.name == "heartbeat" and value % 1):
+                kind = "a whole number" if field.name == "heartbeat" else "a number"
+                raise ValueError(f"{field.name} is {kind} above 0, not {value!r}")
 
 
 def check_name(name: str) -> str:
@@ -554,7 +561,8 @@ class Room:
         """Complain about a session that writes on and on but doesn't read.
 
         Raises:
-            QuotaExceeded: If it is owed more acknowledgements than the limit.
+            Unavailable: If it is owed more acknowledgements than the limit.
         """
         if session.owed_size > self.limits.owed_size:
-            raise QuotaExceeded("unread acknowledgements", self.limits.owed_size)
+            limit = self.limits.owed_size
+            raise Unavailable(f"{limit} bytes of acknowledgements are unread")

@@ -17,7 +17,7 @@ from collab.errors import (
     BadName,
     DocumentBroken,
     ProtocolError,
-    QuotaExceeded,
+    Unavailable,
     UpdateRejected,
 )
 from collab.messages import (
@@ -785,7 +785,7 @@ def test_one_who_writes_and_never_reads_is_owed_only_so_much() -> None:
         alice.says(Update(FIRST))
         server.room.check_owed(alice.session)
     alice.says(Update(FIRST))
-    with pytest.raises(QuotaExceeded):
+    with pytest.raises(Unavailable):
         server.room.check_owed(alice.session)
     server.room.caught_up(alice.session)
     server.room.check_owed(alice.session)
@@ -913,3 +913,12 @@ def test_5320_histories_end_in_what_they_must() -> None:
         assert entries.to_py() == expected_map, number
         assert items.to_py() == expected_array, number
     assert at == len(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("frame_size", 0), ("slow_time", -1.0), ("heartbeat", 2.5), ("owed_size", 0)],
+)
+def test_a_limit_that_makes_no_sense_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is a .*number above 0, not"):
+        Limits(**cast(Any, {name: value}))
