@@ -51,6 +51,9 @@ CLOSE_TIME = 5.0
 MAX_FRAGMENTS = 4096
 """Frames of one message."""
 
+MAX_HEAD = 64 * 1024
+"""Bytes of the headers of a request."""
+
 EXTENSIONS = (
     ServerPerMessageDeflateFactory(
         server_no_context_takeover=True, client_no_context_takeover=True
@@ -74,14 +77,28 @@ class Http(HttpToolsProtocol):
     """uvicorn's HTTP, which forgets what arrives together with an upgrade request.
 
     A client should wait for the response (RFC 6455, section 4.1); for one that doesn't,
-    frames would be missing.
+    frames would be missing. And which collects headers without a limit.
     """
+
+    _unfinished = 0
+    """Bytes of a request that is not complete, but for its body."""
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
         self._arrived = data
+        self._unfinished += len(data)
         super().data_received(data)
         self._arrived = b""
+        if self._unfinished > MAX_HEAD and self.transport.get_protocol() is self:
+            self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unfinished = 0
+        super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and what has arrived of it."""
@@ -512,11 +529,8 @@ class WebSocket(asyncio.Protocol):
             self._transport.write(ALIVE)
 
     def _hears(self) -> bool:
-        """Whether a sign of life would reach us.
-
-        It doesn't while we read nothing; and a pong of who reads slowly is a long way
-        off, but :meth:`check_progress` follows that it reads at all.
-        """
+        # Not while we read nothing. And who reads slowly gets to our ping late, but
+        # check_progress follows that it reads at all.
         return self._inbox is None and self._progress is None
 
     def _give_up(self) -> None:
