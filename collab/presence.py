@@ -33,6 +33,8 @@ MAX_DEPTH = 100
 """Objects and arrays of a state within each other. Browsers give up at some 5,000."""
 MAX_ENTRIES = 4096
 """Clients in one message. An honest one repeats at most what it heard."""
+MAX_NEWS = 1024 * 1024
+"""Bytes of states in one message that we have not heard: 70 ms of parsing."""
 MAX_OWNED = 16
 """Client ids of one session: its own, and those of the tabs it speaks for."""
 MEMORY = 60.0
@@ -155,6 +157,8 @@ class Presence(Generic[Owner]):
             at = end
         if at != len(states):
             raise ProtocolError("bytes after the presence")
+        if at > MAX_NEWS and sum([len(state) for _, _, state in parsed]) > MAX_NEWS:
+            raise ProtocolError("presence of too many bytes")
         return parsed
 
     def _merge(self, entries: list[tuple[int, int, bytes]], owner: Owner) -> None:

@@ -16,6 +16,7 @@ from collab.presence import (
     MAX_CLOCK,
     MAX_ENTRIES,
     MAX_LEFT,
+    MAX_NEWS,
     MAX_OWNED,
     MAX_STATE,
     MEMORY,
@@ -418,6 +419,19 @@ def test_a_crowd_that_came_and_went_is_forgotten_sooner() -> None:
         people.forget(float(clock))
         assert len(people.entries) == MAX_LEFT
     assert set(people.entries) == set(range(MAX_LEFT, 2 * MAX_LEFT))
+
+
+def test_a_message_brings_no_more_news_than_anybody_has() -> None:
+    people, ann, bob = Presence[Someone](), Someone(), Someone()
+    state = json.dumps({"a": "x" * (MAX_STATE - 20)})
+    crowd = [(client, 1, state) for client in range(MAX_NEWS // len(state) + 1)]
+    with pytest.raises(ProtocolError):
+        people.apply(says(*crowd), ann)
+    assert people.entries == {}
+    for entry in crowd:
+        people.apply(says(entry), Someone())
+    people.apply(says(*crowd), bob)  # It only repeats what it heard.
+    assert bob.owned == ()
 
 
 def test_one_who_is_here_is_not_forgotten() -> None:
