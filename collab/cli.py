@@ -229,7 +229,8 @@ def _run(program: Program) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    thread.join()
+    while thread.is_alive():
+        thread.join(1.0)  # Windows hears no Ctrl+C while it waits without an end.
     if program.failure is not None:
         raise click.ClickException(str(program.failure))
     if not program.finished:
