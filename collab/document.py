@@ -26,6 +26,9 @@ from .gate import Gate, Verdict
 from .joining import Joined, same
 from .updates import ACCEPTED, Parsed, parse
 
+PARKING = 1200
+"""Bytes of memory that a parked update takes, besides its own."""
+
 MAX_PARKED = 32 * 1024 * 1024
 """Bytes of updates that wait for others, in one document."""
 
@@ -153,14 +156,14 @@ class Document:
             raise
 
     def _park(self, update: bytes, parsed: Parsed) -> None:
-        if self.parked_size + len(update) > MAX_PARKED:
+        if self.parked_size + len(update) + PARKING > MAX_PARKED:
             raise QuotaExceeded("updates that wait for others", MAX_PARKED)
         self._keep(update, parsed)
         self._wait(update, parsed)
 
     def _keep(self, update: bytes, parsed: Parsed) -> None:
         self.parked[update] = parsed
-        self.parked_size += len(update)
+        self.parked_size += len(update) + PARKING
 
     def _wait(self, update: bytes, parsed: Parsed) -> None:
         client, clock = parsed.missing
@@ -169,7 +172,7 @@ class Document:
     def drop(self, update: bytes) -> None:
         """Forget a parked update, if there is one of these bytes."""
         if self.parked.pop(update, None) is not None:
-            self.parked_size -= len(update)
+            self.parked_size -= len(update) + PARKING
 
     def _release(self, news: Parsed) -> Iterator[bytes]:
         """Apply what no longer waits, given that an update was accepted."""

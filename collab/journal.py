@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from time import perf_counter
 
 from .errors import CollabError, DatabaseUnreachable
 from .room import Room
@@ -64,8 +63,6 @@ class Journal:
         self.healthy = True
         """Whether the last attempt wrote anything: one bad document is no outage."""
         self.busy = False
-        self.latency = 0.0
-        """Seconds that the last commit took."""
         self._started = 0.0
         self._interval = INTERVAL
         self._timer: asyncio.TimerHandle | None = None
@@ -135,11 +132,9 @@ class Journal:
     def _work(self) -> None:
         """The writer thread."""
         while (batch := self._batches.get()) is not None:
-            started = perf_counter()
             heads = self._append([append for _, append in batch])
-            seconds = perf_counter() - started
             try:
-                self._loop.call_soon_threadsafe(self._done, batch, heads, seconds)
+                self._loop.call_soon_threadsafe(self._done, batch, heads)
             except RuntimeError:  # The loop is closed: nobody is left to tell.
                 return
 
@@ -165,10 +160,8 @@ class Journal:
         self,
         batch: Sequence[tuple[Room, Append]],
         heads: Sequence[int | CollabError],
-        seconds: float,
     ) -> None:
         self.busy = False
-        self.latency = seconds
         self.healthy = any(isinstance(head, int) for head in heads)
         for (room, append), head in zip(batch, heads, strict=True):
             if isinstance(head, CollabError):

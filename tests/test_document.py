@@ -10,7 +10,7 @@ import pytest
 from pycrdt import Doc, Map, Text, merge_updates
 
 from collab import wire
-from collab.document import EMPTY, MAX_PARKED, Document, Outcome
+from collab.document import EMPTY, MAX_PARKED, PARKING, Document, Outcome
 from collab.errors import (
     DocumentBroken,
     ProtocolError,
@@ -196,7 +196,7 @@ def test_what_waits_has_a_limit() -> None:
         document.apply(early(3))
     assert raised.value.limit == MAX_PARKED
     assert list(document.parked) == parked
-    assert document.parked_size == sum(map(len, parked))
+    assert document.parked_size == sum(len(update) + PARKING for update in parked)
     assert set(document.waiting) == {1, 2}
     # It still takes what is ready, and that makes room.
     first = bytes.fromhex("0101 01 00 04 01 01 74 01 61 00")
@@ -222,13 +222,13 @@ def test_what_waited_stays_if_there_is_no_room_for_it() -> None:
     assert document.apply(first) == (Outcome.APPLIED, [first, known])
     assert read(document) == "ab"
     assert list(document.parked) == [stranger]
-    assert document.parked_size == len(stranger)
+    assert document.parked_size == len(stranger) + PARKING
     with pytest.raises(QuotaExceeded, match="clients"):
         document.apply(stranger)
     # It was acknowledged, so it outlives a restart.
     restored = copy(document)
     assert list(restored.parked) == [stranger]
-    assert restored.parked_size == len(stranger)
+    assert restored.parked_size == len(stranger) + PARKING
     assert read(restored) == "ab"
 
 
@@ -457,3 +457,17 @@ def test_objects_may_have_their_keys_in_any_order() -> None:
 @pytest.mark.parametrize("state", ["", "ff", "01010501000000", "0000"])
 def test_what_is_no_state_is_not_verified(state: str) -> None:
     assert not made(history("answers")).verify(bytes.fromhex(state))
+
+
+def test_many_small_updates_that_wait_are_too_many_at_last() -> None:
+    document = Document()
+
+    def park(client: int) -> None:
+        # One character of each client, whose first five it waits for.
+        section = b"\x01\x01" + wire.uint(client) + b"\x05"
+        document.apply(section + b"\x04\x01\x01t\x01x\x00")
+
+    clients = iter(range(1, 2 * MAX_PARKED // PARKING))
+    with pytest.raises(QuotaExceeded):
+        all(park(client) is None for client in clients)
+    assert 1 < len(document.parked) <= MAX_PARKED // PARKING
