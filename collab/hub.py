@@ -76,7 +76,7 @@ class Tail:
         if unloading:
             return True
         if self.rows >= COMPACT_MANY and not self.failed:
-            return True
+            return now - self.compacted > REST / 3
         if now - self.compacted < REST:
             return False
         if now - self.changed > QUIET:
