@@ -12,8 +12,7 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     ├── DocumentBroken              1011 / 500
     └── StoreError                  4503 / 503
         ├── DatabaseUnreachable
-        ├── DatabaseTooNew
-        └── RowDamaged
+        └── DatabaseTooNew
 
 y-websocket 3.1 gives up for good on 4400 to 4499 and retries every other code, so the
 range is the retry policy: below 4500, sending the same again cannot succeed.
@@ -148,7 +147,3 @@ class DatabaseUnreachable(StoreError):
 
 class DatabaseTooNew(StoreError):
     """Raised when the database was written by a newer version of this package."""
-
-
-class RowDamaged(StoreError):
-    """Raised when the bytes of a row do not match their CRC-32."""

@@ -59,7 +59,6 @@ class Beating(Protocol):
 class Tail:
     """How much of a document's log is not in its newest snapshot."""
 
-    head: int = 0
     rows: int = 0
     size: int = 0
     snapshot_size: int = 0
@@ -224,7 +223,7 @@ class Hub:
             room = Room(name, document, self._wake, self.limits)
             room.empty_since = self._loop.time()
             self.rooms[name] = room
-            tail = Tail(head=stored.head)
+            tail = Tail()
             if stored.snapshot is not None:
                 tail.snapshot_size = len(stored.snapshot.state)
             tail.rows = len(stored.rows)
@@ -323,7 +322,6 @@ class Hub:
     def _saved(self, saved: Saved) -> None:
         tail = self.tails.get(saved.room)
         if tail is not None:
-            tail.head = saved.head
             tail.rows += saved.count
             tail.size += saved.size
             tail.changed = self._loop.time()

@@ -106,7 +106,6 @@ class Parsed:
         "places",
         "ranges",
         "size",
-        "structs",
         "trails",
         "types",
     )
@@ -121,8 +120,6 @@ class Parsed:
     ) -> None:
         self.size = size
         """Bytes of the update."""
-        self.structs = 1
-        """Structs and delete ranges."""
         self.ranges = ranges
         """The clocks that it carries. Between two ranges is a Skip."""
         self.needs = needs
@@ -571,7 +568,6 @@ def _parse(
         raise UpdateRejected("trailing-bytes", f"{size - at} of them")
 
     parsed = Parsed(size, ranges, needs, deletes, trails)
-    parsed.structs = total
     parsed.gone = gone
     parsed.lows = lows
     parsed.types = types

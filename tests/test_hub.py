@@ -114,7 +114,7 @@ async def test_an_edit_is_flushed_saved_and_acknowledged(store: SlowStore) -> No
         await until(lambda: bool(ann.writes))
         assert updates(ann.hears()) == [FIRST]
         assert [row.update for row in store.load("d").rows] == [FIRST]
-        assert hub.tails[ann.room].head == 1
+        assert hub.tails[ann.room].rows == 1
 
 
 async def test_a_document_is_loaded_once(store: SlowStore) -> None:

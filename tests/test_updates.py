@@ -39,7 +39,6 @@ def test_an_update_is_ranges_references_and_deletes() -> None:
     assert parsed.needs == {5: 2, 6: 1}
     assert parsed.deletes == {7: [0, 1], 5: [0, 1, 2, 4]}
     assert parsed.gone == {5: [4, 6]}
-    assert parsed.structs == 6
     assert list(parsed.clients()) == [7, 5]
 
 
