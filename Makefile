@@ -20,10 +20,11 @@ export PIP_ROOT_USER_ACTION := ignore
 packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
-.PHONY: help setup web serve style types check test quick browser bench wheel lock clean
+.PHONY: help setup web serve style types check test quick browser databases bench \
+	bench-store bench-large wheel lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo '  Options: ARGS="--port 9000" for serve, test, quick, bench and lock;'
 	@echo '  PYTHON=python3.13 for the interpreter of a new environment.'
 
@@ -69,7 +70,10 @@ check: style types ## style and types
 browser: setup
 	@$(PY) scripts/browser.py
 
-test: setup web browser check $(call packages,tests/*) ## check, then every test
+databases: setup ## PostgreSQL and MariaDB for the tests
+	@$(PY) scripts/databases.py
+
+test: setup web browser databases check $(call packages,tests/*) ## check, then every test
 	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
@@ -79,6 +83,12 @@ quick: setup web ## the tests that are not slow
 bench: setup web $(call packages,benchmarks benchmarks/*) ## measure, beside the peers
 	$(PY) -m benchmarks $(ARGS)
 
+bench-store: setup databases ## measure how fast edits are saved, on each database
+	$(PY) -m benchmarks.store $(ARGS)
+
+bench-large: setup ## measure how long 20 MB keep others waiting
+	$(PY) -m benchmarks.large $(ARGS)
+
 wheel: setup web ## build dist/*.whl and dist/*.tar.gz
 	rm -rf dist
 	$(PY) -m hatchling build -d dist -t sdist -t wheel
@@ -86,8 +96,9 @@ wheel: setup web ## build dist/*.whl and dist/*.tar.gz
 lock: setup ## resolve the dependencies anew (ARGS=--upgrade)
 	$(PY) -m uv pip compile pyproject.toml --group dev --universal --generate-hashes \
 		--no-header --no-annotate --quiet --output-file requirements.lock $(ARGS)
-	$(PY) -m uv pip compile pyproject.toml --universal --generate-hashes \
-		--no-header --no-annotate --quiet --constraint requirements.lock \
+	$(PY) -m uv pip compile pyproject.toml --extra postgres --extra mysql \
+		--universal --generate-hashes --no-header --no-annotate --quiet \
+		--constraint requirements.lock \
 		--output-file requirements-runtime.lock
 
 clean: ## remove what these commands made; databases stay
