@@ -216,6 +216,11 @@ class _Socket:
             self.hub.full.add(self)
             self.connection.filled()
 
+    def refuse(self, error: CollabError) -> None:
+        """Close, and say why."""
+        self.failure = error
+        self._end()
+
     def probe(self) -> None:
         """Nothing to be done: pings are the server's."""
 

@@ -12,20 +12,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 from .errors import BadName, CollabError, DocumentBroken, ProtocolError
-from .hub import SLICE, Hub
-from .messages import Message, SyncStep2, Update
-from .room import Encoding, Room, Session, check_name
-from .updates import Parsed, parse_steps
+from .hub import Hub
+from .messages import Message, SyncStep1, SyncStep2, Update
+from .opening import SLICE, take_turns
+from .room import Room, check_name
+from .session import Encoding, Session
+from .updates import LARGE, parse_steps
 
 logger = logging.getLogger("collab.connection")
-
-LARGE = 32 * 1024
-"""Bytes of a message from which on it is parsed in turns with other work: ~8 ms."""
 
 
 class Transport(Protocol):
@@ -36,6 +36,9 @@ class Transport(Protocol):
 
     def probe(self) -> None:
         """Ask the other end for a sign of life, and give up soon if there is none."""
+
+    def refuse(self, error: CollabError) -> None:
+        """End the connection, with the code and the reason of an error."""
 
 
 def document_name(path: str) -> str | None:
@@ -74,7 +77,9 @@ class Connection:
         self.dialect = dialect
         self.peer = peer
         self.room: Room | None = None
-        self.session = Session(encoding, transport.write, transport.probe)
+        self.session = Session(
+            encoding, transport.write, transport.probe, transport.refuse
+        )
 
     def open(self) -> Awaitable[None] | None:
         """Enter the room; an awaitable if that takes a while."""
@@ -99,11 +104,19 @@ class Connection:
         """
         room = self.room
         assert room is not None
-        if len(payload) > LARGE or room.broken or self.hub.overloaded:
+        if (
+            len(payload) > LARGE
+            or room.broken
+            or room.busy
+            or room.blocked
+            or room.document.heavy
+            or self.hub.overloaded
+        ):
             return self._receive_later(payload)
-        decode = self.dialect.decode
-        message, at = decode(payload)
-        self._take(room, message, None)
+        message, at = self.dialect.decode(payload)
+        if type(message) is SyncStep1 and room.document.large:
+            return self._receive_later(payload)
+        self._take(room, message)
         # Honest clients send one: whoever sends thousands waits for turns.
         return None if at == len(payload) else self._receive_later(payload, at)
 
@@ -113,21 +126,66 @@ class Connection:
         while at < len(payload) or not payload:
             message, at = self.dialect.decode(payload, at)
             parsed = None
-            if isinstance(message, Update | SyncStep2):
-                parsed = await _parse_in_turns(message.update)
+            if isinstance(message, Update | SyncStep2) and len(message.update) > LARGE:
+                parsing = parse_steps(message.update, cuts={})
+                parsed = await take_turns(parsing)
             room = self.hub.find(self.name) or await self.hub.enter(self.name)
             if self.room is not room:
                 return  # It was closed meanwhile.
-            self._take(room, message, parsed)
+            if isinstance(message, SyncStep1) and room.document.large:
+                await self._answer(room, message)
+            elif isinstance(message, Update | SyncStep2) and (
+                parsed is not None or room.document.heavy
+            ):
+                steps = room.receive_steps(message, self.session, parsed)
+                await self.hub.occupy(room, steps)
+                self._check_owed(room)
+            else:
+                self._take(room, message)
             if loop.time() > until:
                 await asyncio.sleep(0)
                 until = loop.time() + SLICE
 
-    def _take(self, room: Room, message: Message, parsed: Parsed | None) -> None:
-        now = asyncio.get_running_loop().time()
-        room.receive(message, self.session, now, parsed)
+    def _take(self, room: Room, message: Message) -> None:
+        room.receive(message, self.session, asyncio.get_running_loop().time())
+        self._check_owed(room)
+
+    def _check_owed(self, room: Room) -> None:
         if self.session.behind is not None:
             room.check_owed(self.session)
+
+    async def _answer(self, room: Room, question: SyncStep1) -> None:
+        """Send what the client lacks of a large document, encoded in turns.
+
+        What it is to hear meanwhile builds upon that, so it is held back; there is no
+        more of it than others say in the second that this takes.
+        """
+        session, state_vector = self.session, question.state_vector
+        if session.behind is not None:
+            self._take(room, question)  # It is answered when the transport has drained.
+            return
+        held: list[Any] = []
+        write, hold = session.write, held.append
+        session.write = hold
+        try:
+            if state_vector == b"\x00":
+                while room.document.large and not room.welcome.ready(session.encoding):
+                    await self.hub.prepare(room, session.encoding)
+                    room = await self.hub.enter(self.name)
+                answer = partial(self._take, room, question)
+            else:
+                steps = room.diff_steps(state_vector)
+                diff = SyncStep2(await self.hub.occupy(room, steps))
+                encoded = await self.hub.encode(session.encoding, diff)
+                answer = partial(room.answer, session, state_vector, encoded)
+        finally:
+            muted = session.write is not hold
+            if not muted:
+                session.write = write
+        if self.room is room:
+            answer()
+        for encoded in () if muted else held:
+            write(encoded)
 
     def filled(self) -> None:
         """Hear that the transport is full."""
@@ -139,7 +197,7 @@ class Connection:
         room = self.room
         if room is None:
             return
-        if not room.broken:
+        if not (room.broken or room.busy or room.document.large):
             with suppress(DocumentBroken):
                 room.caught_up(self.session)
                 return
@@ -148,12 +206,13 @@ class Connection:
     async def _catch_up_later(self) -> None:
         room = await self.hub.enter(self.name)
         if self.room is room:
-            room.caught_up(self.session)
+            await self.hub.occupy(room, room.catch_up_steps(self.session))
 
     def mute(self) -> None:
         """Write nothing more: the transport is gone, but its last messages are here."""
         self.session.write = _ignore
         self.session.probe = _probe_nobody
+        self.session.dismiss = _ignore
 
     def close(self, goodbye: bool) -> None:
         """Leave the room. ``goodbye`` says that the client meant to go."""
@@ -182,19 +241,6 @@ def _ignore(encoded: object) -> None:
 
 def _probe_nobody() -> None:
     """Ask nobody for a sign of life."""
-
-
-async def _parse_in_turns(update: bytes) -> Parsed:
-    """Parse a large update without keeping others waiting for long."""
-    steps = parse_steps(update)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            parsed = end.value
-            assert isinstance(parsed, Parsed)
-            return parsed
-        await asyncio.sleep(0)
 
 
 def text_refused() -> ProtocolError:

@@ -13,18 +13,20 @@ document keeps the bytes of its updates too, and is served from them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping, Sequence
 from enum import Enum, auto
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Self
 
 from pycrdt import Doc
 
 from . import wire
+from .contents import finish
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
 from .joining import Joined, same
-from .updates import ACCEPTED, Parsed, parse
+from .splitting import PIECE, split
+from .updates import ACCEPTED, LARGE, Parsed, cut, parse, parse_steps
 
 PARKING = 1200
 """Bytes of memory that a parked update takes, besides its own."""
@@ -35,8 +37,16 @@ MAX_PARKED = 32 * 1024 * 1024
 EMPTY = b"\x00\x00"
 """The update that changes nothing."""
 
-INDEX = 1
-"""The version of the encoding of what stands beside a snapshot's state."""
+INDEX = 2
+"""The version of the encoding of what stands beside a snapshot's state. In version 1
+that is a single piece."""
+
+LARGE_STATE = 1024 * 1024
+"""Bytes of a document from which on it is encoded with pauses: pycrdt takes 5 ms, and
+whoever compresses it 40 ms."""
+
+SHARES = 8
+"""Parts, each of some of the clients, in which pycrdt encodes a large document."""
 
 
 class Outcome(Enum):
@@ -63,49 +73,78 @@ class Document:
         must not be used any more then."""
         self.raw: Joined | None = None
         """The bytes of the document, once the ``Doc`` can't be trusted to encode it."""
+        self.size = 0
+        """Bytes of its state, at most."""
+        self._large_parked = 0
+
+    @property
+    def heavy(self) -> bool:
+        """Whether even a small update may take long: it is given to apply_steps."""
+        return self._large_parked > 0 or (self.raw is not None and self.raw.heavy)
+
+    @property
+    def large(self) -> bool:
+        """Whether encoding it takes long: state_steps and diff_steps do it."""
+        return self.size > LARGE_STATE or self.heavy
 
     @classmethod
-    def restore(cls, state: bytes, index: bytes) -> Document:
+    def restore(cls, state: bytes, index: bytes) -> Self:
         """Make a document from what :meth:`snapshot` returned.
 
         Raises:
             ProtocolError: If the index is not one of ours.
             DocumentBroken: If pycrdt can't read the state.
         """
+        return finish(cls.restore_steps(state, index))
+
+    @classmethod
+    def restore_steps(cls, state: bytes, index: bytes) -> Generator[None, None, Self]:
+        """Make a document from what :meth:`snapshot` returned, with pauses.
+
+        Raises:
+            ProtocolError: If the index is not one of ours.
+            DocumentBroken: If pycrdt can't read the state.
+        """
         document = cls()
-        version, at = wire.read_uint(index, 0)
-        if version != INDEX:
-            raise ProtocolError(f"index of version {version}")
-        gate, at = wire.read_data(index, at)
-        count, at = wire.read_uint(index, at)
+        gate, pieces, parked = _read_index(state, index)
         try:
-            document.gate = Gate.decode(gate)
+            document.gate = yield from Gate.decode_steps(gate)
         except ValueError as exc:
             raise ProtocolError("index without a gate of ours") from exc
-        document._merge(state)
+        document.size = len(state)
         if not document.gate.faithful:
-            document.raw = Joined([state])
-        for _ in range(count):
-            update, at = wire.read_data(index, at)
+            document.raw = Joined()
+        for piece in pieces:
+            document._merge(piece)
+            yield
+            if document.raw is not None:
+                document.raw.add(piece)
+                if len(pieces) > 1:
+                    yield from document.raw.settle_steps()
+        for update in parked:
+            parsed = yield from parse_steps(update, cuts={})
             try:
-                document.apply(update)
+                yield from document.apply_steps(update, parsed)
             except QuotaExceeded:
-                document._keep(update, parse(update))
+                document._keep(update, parsed)
         return document
 
     def snapshot(self) -> tuple[bytes, bytes]:
-        """Encode the document: its state as one update, and an index beside it.
+        """Encode the document: its state in pieces, and an index beside it.
 
-        The index holds what the state can't: the gate's knowledge and parked updates.
+        The state is updates to be applied one after the other. The index holds their
+        lengths, and what they can't: the gate's knowledge and parked updates.
         """
-        parked = b"".join(wire.data(update) for update in self.parked)
-        index = (
-            wire.uint(INDEX)
-            + wire.data(self.gate.encode())
-            + wire.uint(len(self.parked))
-            + parked
-        )
-        return self.state(), index
+        state = self.state()
+        pieces = [state]
+        if len(state) > PIECE:
+            pieces = list(split(state, cut(state), PIECE))
+        index = [wire.uint(INDEX), wire.data(self.gate.encode())]
+        index.append(wire.uint(len(pieces)))
+        index += [wire.uint(len(piece)) for piece in pieces]
+        index.append(wire.uint(len(self.parked)))
+        index += [wire.data(update) for update in self.parked]
+        return b"".join(pieces), b"".join(index)
 
     def apply(
         self, update: bytes, parsed: Parsed | None = None
@@ -127,7 +166,32 @@ class Document:
         if verdict is Verdict.READY:
             self._take(update, parsed)
             if self.waiting:
-                return Outcome.APPLIED, [update, *self._release(parsed)]
+                return Outcome.APPLIED, [update, *finish(self._release(parsed))]
+            return Outcome.APPLIED, [update]
+        if verdict is Verdict.REPEAT or update in self.parked:
+            return Outcome.REPEATED, []
+        self._park(update, parsed)
+        return Outcome.PARKED, []
+
+    def apply_steps(
+        self, update: bytes, parsed: Parsed | None = None
+    ) -> Generator[None, None, tuple[Outcome, list[bytes]]]:
+        """Take an update that is large, or may release one, with pauses.
+
+        Between them the ``Doc`` may hold a part of it. The state vector is as it was
+        before; nothing else may be asked for, and nothing be applied.
+
+        Raises:
+            UpdateRejected, QuotaExceeded, DocumentBroken: As :meth:`apply` does.
+        """
+        if parsed is None:
+            parsed = yield from parse_steps(update, cuts={})
+        verdict = yield from self.gate.judge_steps(parsed)
+        if verdict is Verdict.READY:
+            yield from self._take_steps(update, parsed)
+            if self.waiting:
+                released = yield from self._release(parsed)
+                return Outcome.APPLIED, [update, *released]
             return Outcome.APPLIED, [update]
         if verdict is Verdict.REPEAT or update in self.parked:
             return Outcome.REPEATED, []
@@ -141,6 +205,31 @@ class Document:
             self.raw = Joined([self._encode(), update])
         self._merge(update)
         self.gate.accept(parsed)
+        self.size += len(update)
+        self.version += 1
+
+    def _take_steps(self, update: bytes, parsed: Parsed) -> Generator[None, None, None]:
+        if self.raw is not None:
+            yield from self.raw.settle_steps()
+        if len(update) <= LARGE:
+            self._take(update, parsed)
+            yield
+            return
+        if parsed.ranges and not parsed.cuts:
+            again = yield from parse_steps(update, ACCEPTED, {})
+            parsed.cuts, parsed.bounds = again.cuts, again.bounds
+        if self.raw is not None:
+            self.raw.add(update)
+        elif not parsed.faithful:
+            self.raw = Joined([self._encode(), update])
+        for piece in split(update, parsed, PIECE):
+            self._merge(piece)
+            yield
+        if self.raw is not None:
+            yield from self.raw.settle_steps()
+        # Last, and its clocks all at once: until then the document is what it was.
+        yield from self.gate.accept_steps(parsed)
+        self.size += len(update)
         self.version += 1
 
     def _merge(self, update: bytes) -> None:
@@ -164,6 +253,9 @@ class Document:
     def _keep(self, update: bytes, parsed: Parsed) -> None:
         self.parked[update] = parsed
         self.parked_size += len(update) + PARKING
+        if len(update) > LARGE:
+            self._large_parked += 1
+            parsed.cuts = {}  # They would take as much memory as the update.
 
     def _wait(self, update: bytes, parsed: Parsed) -> None:
         client, clock = parsed.missing
@@ -173,9 +265,15 @@ class Document:
         """Forget a parked update, if there is one of these bytes."""
         if self.parked.pop(update, None) is not None:
             self.parked_size -= len(update) + PARKING
+            if len(update) > LARGE:
+                self._large_parked -= 1
 
-    def _release(self, news: Parsed) -> Iterator[bytes]:
-        """Apply what no longer waits, given that an update was accepted."""
+    def _release(self, news: Parsed) -> Generator[None, None, list[bytes]]:
+        """Apply what no longer waits, given that an update was accepted.
+
+        Returns it, in causal order. There are pauses if any of it is large.
+        """
+        released: list[bytes] = []
         queue = [news]
         while queue:
             accepted = queue.pop()
@@ -186,8 +284,12 @@ class Document:
                     if update not in self.parked:
                         continue
                     parsed = self.parked[update]
+                    large = len(update) > LARGE
                     try:
-                        verdict = self.gate.judge(parsed)
+                        if large:
+                            verdict = yield from self.gate.judge_steps(parsed)
+                        else:
+                            verdict = self.gate.judge(parsed)
                     except UpdateRejected:
                         verdict = Verdict.REPEAT  # It can never be applied: let it go.
                     except QuotaExceeded:
@@ -200,22 +302,23 @@ class Document:
                     self.drop(update)
                     if verdict is Verdict.READY:
                         try:
-                            self._take(update, parsed)
+                            if large:
+                                yield from self._take_steps(update, parsed)
+                            else:
+                                self._take(update, parsed)
                         except DocumentBroken:
                             # Who sent what it waited for is not to blame.
                             self.culprit = update
-                            return
+                            return released
                         queue.append(parsed)
-                        yield update
+                        released.append(update)
                 if heap is not None and not heap:
                     del self.waiting[client]
+        return released
 
     def state_vector(self) -> bytes:
         """Encode how much of each client is here, parked updates not counted."""
-        clocks = self.gate.clocks
-        return wire.uint(len(clocks)) + b"".join(
-            wire.uint(client) + wire.uint(clock) for client, clock in clocks.items()
-        )
+        return _vector(self.gate.clocks)
 
     def state(self) -> bytes:
         """Encode the whole document as one update.
@@ -223,7 +326,9 @@ class Document:
         Raises:
             DocumentBroken: If pycrdt failed: this object must not be used any more.
         """
-        return self._encode() if self.raw is None else self.raw.encode()
+        state = self._encode() if self.raw is None else self.raw.encode()
+        self.size = len(state)
+        return state
 
     def _encode(self, state_vector: bytes = b"\x00") -> bytes:
         try:
@@ -232,6 +337,21 @@ class Document:
             if _is_failure(exc):
                 raise DocumentBroken("pycrdt failed to encode a document") from exc
             raise
+
+    def state_steps(self) -> Generator[None, None, bytes]:
+        """Encode the whole document as one update, with pauses.
+
+        Nothing may be applied between them.
+
+        Raises:
+            DocumentBroken: As :meth:`state`.
+        """
+        if self.raw is None:
+            state = yield from self._encode_steps({})
+        else:
+            state = yield from self.raw.encode_steps()
+        self.size = len(state)
+        return state
 
     def diff(self, state_vector: bytes) -> bytes:
         """Encode what somebody with a state vector lacks, as one update.
@@ -249,17 +369,60 @@ class Document:
             return EMPTY
         if self.raw is not None:
             return self.raw.encode(clocks)
-        # Only what we know of, within what we know: nothing else reaches pycrdt.
+        return self._encode(_vector(self._trim(clocks)))
+
+    def diff_steps(self, state_vector: bytes) -> Generator[None, None, bytes]:
+        """Encode what somebody with a state vector lacks, with pauses.
+
+        Nothing may be applied between them.
+
+        Raises:
+            ProtocolError, DocumentBroken: As :meth:`diff`.
+        """
+        clocks = wire.read_state_vector(state_vector)
+        if not clocks:
+            return (yield from self.state_steps())
+        if self.raw is not None:
+            return (yield from self.raw.encode_steps(clocks))
+        return (yield from self._encode_steps(self._trim(clocks)))
+
+    def _encode_steps(self, clocks: dict[int, int]) -> Generator[None, None, bytes]:
+        """Have pycrdt encode what is behind some clocks, a few clients at a time.
+
+        All that it says of a few clients is their sections between a number and the
+        deletions; those are the same each time, if perhaps in another order.
+        """
         known = self.gate.clocks
-        trimmed = {
+        lacking = {c: n - clocks.get(c, 0) for c, n in known.items()}
+        share = sum(lacking.values()) / SHARES
+        deletions = self._encode(self.state_vector())[1:]
+        sections = []
+        count = 0
+        some: list[int] = []
+        taken = 0
+        for left, (client, clocks_left) in enumerate(lacking.items(), 1 - len(known)):
+            some.append(client)
+            taken += clocks_left
+            if taken < share and left:
+                continue
+            yield
+            there = known | {c: clocks.get(c, 0) for c in some}
+            part = self._encode(_vector({c: n for c, n in there.items() if n}))
+            found, at = wire.read_uint(part, 0)
+            sections.append(part[at : len(part) - len(deletions)])
+            count += found
+            some.clear()
+            taken = 0
+        return b"".join((wire.uint(count), *sections, deletions))
+
+    def _trim(self, clocks: dict[int, int]) -> dict[int, int]:
+        """Only what we know of, within what we know: nothing else reaches pycrdt."""
+        known = self.gate.clocks
+        return {
             client: self._before_pair(client, min(clock, known[client]))
             for client, clock in clocks.items()
             if client in known and clock
         }
-        encoded = wire.uint(len(trimmed)) + b"".join(
-            wire.uint(client) + wire.uint(clock) for client, clock in trimmed.items()
-        )
-        return self._encode(encoded)
 
     def _before_pair(self, client: int, clock: int) -> int:
         """A clock that is not between the halves of a surrogate pair.
@@ -273,33 +436,90 @@ class Document:
                 return clock - 1
         return clock
 
-    def verify(self, state: bytes) -> bool:
-        """Whether a state says of this document what its log says.
+    def verify(self, state: bytes, index: bytes) -> bool:
+        """Whether a snapshot says of this document what its log says.
 
-        It must pass the gate, have the log's end clock for each client and its
-        deletions, and come back unchanged from another ``Doc``. It may delete more:
-        of concurrent writes of a map entry, all but one are deleted by nobody.
+        Its pieces must pass the gate, and have the log's end clock for each client and
+        its deletions. They may delete more: of concurrent writes of a map entry, all
+        but one are deleted by nobody. And restored, it must be this document again.
         """
         other = Document()
         other.gate = Gate(ACCEPTED)
         try:
-            outcome, _ = other.apply(state, parse(state, ACCEPTED))
-            if outcome is Outcome.PARKED or not other.gate.covers(self.gate):
+            _, pieces, _ = _read_index(state, index)
+            for piece in pieces:
+                outcome, _ = other.apply(piece, parse(piece, ACCEPTED))
+                if outcome is Outcome.PARKED:
+                    return False
+            if not other.gate.covers(self.gate):
                 return False
-            return self.raw is not None or other._comes_back(state)
-        except (UpdateRejected, DocumentBroken):
+            restored = Document.restore(state, index)
+            return (
+                restored.gate.encode() == self.gate.encode()
+                and restored.parked.keys() == self.parked.keys()
+                and _amount_to_the_same(restored.state(), self.state())
+            )
+        except (ProtocolError, UpdateRejected, DocumentBroken):
             return False
 
-    def _comes_back(self, state: bytes) -> bool:
-        """Whether this document, made from a state, encodes as it was."""
-        ours = self.state()
-        if same(ours, state):
-            return True
-        # pycrdt joins neighbours that it left apart before. Joined, they stay so.
-        other = Document()
-        other.gate = Gate(ACCEPTED)
-        other.apply(ours, parse(ours, ACCEPTED))
-        return other.gate == self.gate and same(other.state(), ours)
+
+def _amount_to_the_same(one: bytes, other: bytes) -> bool:
+    """Whether two states are the same, or become so in a ``Doc``.
+
+    What is applied at once it joins more than what comes in pieces.
+    """
+    if same(one, other):
+        return True
+    documents = Document(), Document()
+    for document, state in zip(documents, (one, other), strict=True):
+        document._merge(state)
+    return same(*(document.state() for document in documents))
+
+
+def pieces(state: bytes, index: bytes) -> Sequence[bytes]:
+    """The updates, to be applied one after the other, that a snapshot is made of.
+
+    Raises:
+        ProtocolError: If the index is not one of ours.
+    """
+    return _read_index(state, index)[1]
+
+
+def _read_index(
+    state: bytes, index: bytes
+) -> tuple[bytes, Sequence[bytes], Sequence[bytes]]:
+    """Read a snapshot: its gate, the pieces of its state, and what was parked.
+
+    Raises:
+        ProtocolError: If it is none of ours.
+    """
+    version, at = wire.read_uint(index, 0)
+    if version not in (1, INDEX):
+        raise ProtocolError(f"index of version {version}")
+    gate, at = wire.read_data(index, at)
+    pieces = [state]
+    if version > 1:
+        pieces.clear()
+        start = 0
+        count, at = wire.read_uint(index, at)
+        for _ in range(count):
+            size, at = wire.read_uint(index, at)
+            pieces.append(state[start : start + size])
+            start += size
+        if start != len(state):
+            raise ProtocolError(f"{start} bytes of pieces, {len(state)} of state")
+    count, at = wire.read_uint(index, at)
+    parked = []
+    for _ in range(count):
+        update, at = wire.read_data(index, at)
+        parked.append(update)
+    return gate, pieces, parked
+
+
+def _vector(clocks: Mapping[int, int]) -> bytes:
+    return wire.uint(len(clocks)) + b"".join(
+        wire.uint(client) + wire.uint(clock) for client, clock in clocks.items()
+    )
 
 
 def _is_failure(exc: BaseException) -> bool:

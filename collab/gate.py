@@ -15,13 +15,13 @@ from __future__ import annotations
 import enum
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final
 
-from .contents import read_count, read_uint
+from .contents import SLICE, finish, read_count, read_uint
 from .errors import QuotaExceeded, UpdateRejected
-from .ranges import Ranges, behind, includes, unite
-from .trails import FORMAT, GONE, INSIDE, KEYED, ORIGIN, RIGHT, STRIDE
+from .ranges import Ranges, behind, includes, unite, unite_steps
+from .trails import FORMAT, GONE, INSIDE, KEYED, LONG, ORIGIN, RIGHT, STRIDE
 from .updates import DEFAULT, Parsed, UpdateLimits
 from .wire import uint
 
@@ -44,8 +44,29 @@ _COLLECTED: Final = 0xFFFF
 
 _NONE: Final[Ranges] = []
 
+_PAUSE: Final = SLICE * STRIDE
+"""Numbers of a trail between two pauses."""
+
 _VERSION: Final = 1
 """The version of the encoding of a gate."""
+
+
+def _check_long_entry(
+    parsed: Parsed, starts: Mapping[int, Sequence[int]], client: int, index: int
+) -> None:
+    """Check that a map entry with several clocks is deleted.
+
+    Yjs makes one of entries that were deleted but are not collected. Of any other,
+    pycrdt loses the map when a part of it is deleted, and then the map.
+
+    Raises:
+        UpdateRejected: If it isn't, or not all of it.
+    """
+    own = starts[client]
+    start = own[index]
+    end = own[index + 1] if index + 1 < len(own) else parsed.ranges[client][-1]
+    if not includes(parsed.deletes.get(client, _NONE), [start, end]):
+        raise UpdateRejected("long-map-entry")
 
 
 class _Runs:
@@ -121,9 +142,39 @@ class Gate:
             UpdateRejected: If it can never be applied to this document.
             QuotaExceeded: If the document would have more than ``limits.clients``.
         """
+        verdict = self._compare(parsed)
+        if verdict is Verdict.REPEAT and not all(
+            includes(self.deleted.get(client, _NONE), deletes)
+            for client, deletes in parsed.deletes.items()
+        ):
+            verdict = Verdict.READY
+        if verdict is Verdict.READY:
+            self._check_clients(parsed)
+            if self._is_intricate(parsed):
+                finish(self._examine(parsed))
+        return verdict
+
+    def judge_steps(self, parsed: Parsed) -> Generator[None, None, Verdict]:
+        """Judge an update that is large, with pauses.
+
+        Nothing may be accepted between them.
+
+        Raises:
+            UpdateRejected, QuotaExceeded: As :meth:`judge` does.
+        """
+        verdict = self._compare(parsed)
+        if verdict is Verdict.REPEAT and not (yield from self._has_deleted(parsed)):
+            verdict = Verdict.READY
+        if verdict is Verdict.READY:
+            self._check_clients(parsed)
+            if self._is_intricate(parsed):
+                yield from self._examine(parsed)
+        return verdict
+
+    def _compare(self, parsed: Parsed) -> Verdict:
+        """Judge by clocks alone: what is no news may still delete something."""
         clocks = self.clocks
-        repeat = True
-        newcomers = 0
+        verdict = Verdict.REPEAT
         for client, ranges in parsed.ranges.items():
             end = known = clocks.get(client, 0)
             for at in range(0, len(ranges), 2):
@@ -133,9 +184,7 @@ class Gate:
                 if ranges[at + 1] > end:
                     end = ranges[at + 1]
             if end > known:
-                repeat = False
-                if not known:
-                    newcomers += 1
+                verdict = Verdict.READY
         for client, clock in parsed.needs.items():
             if clock >= clocks.get(client, 0):
                 carried = parsed.ranges.get(client)
@@ -149,45 +198,83 @@ class Gate:
                 if carried is None or end > carried[-1]:
                     parsed.missing = client, end - 1
                     return Verdict.EARLY
-            if repeat and not includes(self.deleted.get(client, _NONE), deletes):
-                repeat = False
-        if repeat:
-            return Verdict.REPEAT
+        return verdict
 
-        if newcomers and newcomers + len(clocks) > self.limits.clients:
-            raise QuotaExceeded("clients", self.limits.clients)
+    def _has_deleted(self, parsed: Parsed) -> Generator[None, None, bool]:
+        for client, deletes in parsed.deletes.items():
+            known = self.deleted.get(client, _NONE)
+            for at in range(0, len(deletes), 2 * SLICE):
+                if not includes(known, deletes[at : at + 2 * SLICE]):
+                    return False
+                yield
+        return True
+
+    def _check_clients(self, parsed: Parsed) -> None:
+        limit = self.limits.clients
+        if len(parsed.ranges) + len(self.clocks) > limit:
+            newcomers = parsed.ranges.keys() - self.clocks.keys()
+            if newcomers and len(newcomers) + len(self.clocks) > limit:
+                raise QuotaExceeded("clients", limit)
+
+    def _is_intricate(self, parsed: Parsed) -> bool:
+        """Whether it takes more than clocks to say what an update does."""
+        return bool(
+            parsed.nested
+            or (self.places and parsed.trails)
+            or not parsed.exact
+            or self.lows
+            or parsed.lows
+        )
+
+    def _examine(self, parsed: Parsed) -> Generator[None, None, None]:
         if parsed.nested or (self.places and parsed.trails):
-            parsed.places = self._find_places(parsed)
+            parsed.places = yield from self._find_places(parsed)
         if not parsed.exact or (
-            (self.lows or parsed.lows) and self._is_cutting(parsed)
+            (self.lows or parsed.lows) and (yield from self._is_cutting(parsed))
         ):
             parsed.faithful = False
-        return Verdict.READY
 
     def accept(self, parsed: Parsed) -> None:
         """Count an update as known. The last verdict on it was ``READY``."""
-        clocks = self.clocks
         if parsed.places is not None:
-            self._accept_places(parsed, parsed.places)
-        for client, lows in parsed.lows.items():
-            if new := lows[bisect_left(lows, clocks.get(client, 0)) :]:
-                self.lows.setdefault(client, array("I")).extend(new)
-        if not parsed.faithful:
-            self.faithful = False
+            finish(self._accept_places(parsed, parsed.places))
         for client, gone in parsed.gone.items():
             # What is known is as it was, whatever an update brings in its place.
-            if new_gone := behind(gone, clocks.get(client, 0)):
+            if new_gone := behind(gone, self.clocks.get(client, 0)):
                 unite(self.deleted.setdefault(client, []), new_gone)
-        for client, ranges in parsed.ranges.items():
-            end = ranges[-1]
-            if end > clocks.get(client, 0):
-                clocks[client] = end
         for client, deletes in parsed.deletes.items():
             known = self.deleted.get(client)
             if known is None:
                 self.deleted[client] = deletes.copy()
             else:
                 unite(known, deletes)
+        self._count(parsed)
+
+    def accept_steps(self, parsed: Parsed) -> Generator[None, None, None]:
+        """Count an update that is large as known, with pauses.
+
+        The clocks are known after the last one, all at once.
+        """
+        if parsed.places is not None:
+            yield from self._accept_places(parsed, parsed.places)
+        for client, gone in parsed.gone.items():
+            if new_gone := behind(gone, self.clocks.get(client, 0)):
+                yield from unite_steps(self.deleted.setdefault(client, []), new_gone)
+        for client, deletes in parsed.deletes.items():
+            yield from unite_steps(self.deleted.setdefault(client, []), deletes)
+        self._count(parsed)
+
+    def _count(self, parsed: Parsed) -> None:
+        clocks = self.clocks
+        for client, lows in parsed.lows.items():
+            if new := lows[bisect_left(lows, clocks.get(client, 0)) :]:
+                self.lows.setdefault(client, array("I")).extend(new)
+        if not parsed.faithful:
+            self.faithful = False
+        for client, ranges in parsed.ranges.items():
+            end = ranges[-1]
+            if end > clocks.get(client, 0):
+                clocks[client] = end
 
     def covers(self, other: Gate) -> bool:
         """Whether the same clocks are known, and at least the same are deleted."""
@@ -196,7 +283,7 @@ class Gate:
             for client, ranges in other.deleted.items()
         )
 
-    def _is_cutting(self, parsed: Parsed) -> bool:
+    def _is_cutting(self, parsed: Parsed) -> Generator[None, None, bool]:
         """Whether an update puts an edge between the halves of a surrogate pair."""
         known = [lows for lows in (self.lows, parsed.lows) if lows]
 
@@ -214,6 +301,8 @@ class Gate:
             if cut(client, self.clocks.get(client, 0)):
                 return True
             for at in range(0, len(trail), STRIDE):
+                if at % _PAUSE == _PAUSE - STRIDE:
+                    yield
                 start, how, first, first_clock, second, second_clock = trail[
                     at : at + STRIDE
                 ]
@@ -223,13 +312,16 @@ class Gate:
                     or cut(client, start)
                 ):
                     return True
-        return any(
-            cut(client, clock)
-            for client, deletes in parsed.deletes.items()
-            for clock in deletes
-        )
+        for client, deletes in parsed.deletes.items():
+            for at in range(0, len(deletes), SLICE):
+                if any(cut(client, clock) for clock in deletes[at : at + SLICE]):
+                    return True
+                yield
+        return False
 
-    def _find_places(self, parsed: Parsed) -> dict[int, list[int]]:
+    def _find_places(
+        self, parsed: Parsed
+    ) -> Generator[None, None, dict[int, list[int]]]:
         """Find where each item of an update is: of each entry of its trails.
 
         Raises:
@@ -241,6 +333,7 @@ class Gate:
         starts = {client: trail[::STRIDE] for client, trail in trails.items()}
         places = {client: [-1] * len(found) for client, found in starts.items()}
         path: list[tuple[int, int]] = []
+        pause = SLICE
         for client, own in places.items():
             # Where the first unknown clock is, or the entry that goes beyond it.
             known = clocks.get(client, 0)
@@ -253,6 +346,10 @@ class Gate:
                 # Follow the items it is next to or in, until the place of one is known.
                 path.append((client, index))
                 while True:
+                    pause -= 1
+                    if not pause:
+                        yield
+                        pause = SLICE
                     client_, index_ = path[-1]
                     entry = index_ * STRIDE
                     _, how, left, left_clock, right, right_clock = trails[client_][
@@ -266,7 +363,7 @@ class Gate:
                         place = _COLLECTED if how & GONE else 0
                         break
                     if clock < clocks.get(beside, 0):
-                        place = self._place(beside, clock)
+                        place = self.place(beside, clock)
                         break
                     next_index = bisect_right(starts[beside], clock) - 1
                     place = places[beside][next_index]
@@ -293,11 +390,14 @@ class Gate:
                             )
                         if how & FORMAT and place & 1:
                             raise UpdateRejected("format-as-map-entry")
+                        if how & LONG and place & 1:
+                            _check_long_entry(parsed, starts, client_, index_)
                     places[client_][index_] = place
-        self._check_sides(parsed, places, starts)
+        yield from self._check_sides(parsed, places, starts)
         return places
 
-    def _place(self, client: int, clock: int) -> int:
+    def place(self, client: int, clock: int) -> int:
+        """Where a known item is: see :attr:`places`. An odd one is a map entry's."""
         runs = self.places.get(client)
         return 0 if runs is None else runs.at(clock)
 
@@ -306,7 +406,7 @@ class Gate:
         parsed: Parsed,
         places: Mapping[int, list[int]],
         starts: Mapping[int, Sequence[int]],
-    ) -> None:
+    ) -> Generator[None, None, None]:
         """Check that items are on the same level as what is to their right."""
         for client, own in places.items():
             known = self.clocks.get(client, 0)
@@ -315,7 +415,7 @@ class Gate:
             first = max(0, bisect_right(starts[client], known) - 1)
             if starts[client][first] < known:
                 # What is new continues what is known, and so is where that is.
-                before = self._place(client, known - 1)
+                before = self.place(client, known - 1)
                 if before == _COLLECTED:
                     own[first] = before
                 elif (
@@ -325,12 +425,14 @@ class Gate:
                     raise UpdateRejected("between-two-places")
             trail = parsed.trails[client]
             for index, place in enumerate(own):
+                if index % SLICE == SLICE - 1:
+                    yield
                 at = index * STRIDE
                 if trail[at + 1] & 3 != ORIGIN | RIGHT or place in (-1, _COLLECTED):
                     continue
                 right, clock = trail[at + 4], trail[at + 5]
                 if clock < self.clocks.get(right, 0):
-                    beside = self._place(right, clock)
+                    beside = self.place(right, clock)
                 else:
                     beside = places[right][bisect_right(starts[right], clock) - 1]
                 if beside not in (place, _COLLECTED):
@@ -351,7 +453,9 @@ class Gate:
                 return True
         return bool(bisect_right(gone.get(client, ()), clock) & 1)
 
-    def _accept_places(self, parsed: Parsed, places: Mapping[int, list[int]]) -> None:
+    def _accept_places(
+        self, parsed: Parsed, places: Mapping[int, list[int]]
+    ) -> Generator[None, None, None]:
         for client, types in parsed.types.items():
             if new := types[bisect_left(types, self.clocks.get(client, 0)) :]:
                 self.types.setdefault(client, array("I")).extend(new)
@@ -364,6 +468,8 @@ class Gate:
             known = self.clocks.get(client, 0)
             starts = parsed.trails[client][::STRIDE]
             for index, place in enumerate(found):
+                if index % SLICE == SLICE - 1:
+                    yield
                 if place >= 0:
                     runs.put(max(starts[index], known), place)
 
@@ -387,24 +493,37 @@ class Gate:
         Raises:
             ValueError: If it is of another version, or damaged.
         """
+        return finish(cls.decode_steps(encoded, limits))
+
+    @classmethod
+    def decode_steps(
+        cls, encoded: bytes, limits: UpdateLimits = DEFAULT
+    ) -> Generator[None, None, Gate]:
+        """Restore what :meth:`encode` made, with pauses.
+
+        Raises:
+            ValueError: If it is of another version, or damaged.
+        """
         gate = cls(limits)
         try:
             if encoded[0] != _VERSION or encoded[1] > 1:
                 raise ValueError("not a gate of this version")
             gate.faithful = bool(encoded[1])
-            clocks, at = _read_map(encoded, 2)
+            clocks, at = yield from _read_map(encoded, 2)
             gate.clocks = {client: known for client, (known,) in clocks.items()}
-            gate.deleted, at = _read_map(encoded, at)
-            lows, at = _read_map(encoded, at)
+            gate.deleted, at = yield from _read_map(encoded, at)
+            lows, at = yield from _read_map(encoded, at)
             gate.lows = {client: array("I", found) for client, found in lows.items()}
-            types, at = _read_map(encoded, at)
+            types, at = yield from _read_map(encoded, at)
             gate.types = {client: array("I", found) for client, found in types.items()}
-            places, at = _read_map(encoded, at)
+            places, at = yield from _read_map(encoded, at)
             for client, starts in places.items():
                 gate.places[client] = runs = _Runs()
                 runs.starts = array("I", starts)
                 runs.values = array("H")
-                for _ in starts:
+                for index in range(len(starts)):
+                    if index % SLICE == SLICE - 1:
+                        yield
                     place, at = read_uint(encoded, at)
                     runs.values.append(place)
         except (IndexError, OverflowError, UpdateRejected) as exc:
@@ -426,7 +545,9 @@ def _write_map(encoded: bytearray, numbers: Mapping[int, Sequence[int]]) -> None
             last = number
 
 
-def _read_map(encoded: bytes, at: int) -> tuple[dict[int, list[int]], int]:
+def _read_map(
+    encoded: bytes, at: int
+) -> Generator[None, None, tuple[dict[int, list[int]], int]]:
     numbers: dict[int, list[int]] = {}
     clients, at = read_count(encoded, at, 2)
     for _ in range(clients):
@@ -434,7 +555,9 @@ def _read_map(encoded: bytes, at: int) -> tuple[dict[int, list[int]], int]:
         count, at = read_count(encoded, at, 1)
         numbers[client] = ascending = []
         last = 0
-        for _ in range(count):
+        for index in range(count):
+            if index % SLICE == SLICE - 1:
+                yield
             difference, at = read_uint(encoded, at)
             last += difference
             ascending.append(last)

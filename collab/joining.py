@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from .contents import finish, read_text, read_uint, skip_values
-from .ranges import Ranges, unite
-from .updates import DEFAULT, cut
+from .contents import SLICE, finish, read_text, read_uint, skip_values
+from .ranges import Ranges, unite, unite_steps
+from .updates import ACCEPTED, DEFAULT, LARGE, cut, parse_steps
 from .wire import data, uint
+
+_STEP: Final = 20_000
+"""Structs whose offsets are noted at a time: 1 to 2 ms."""
 
 BATCH: Final = 500
 """Updates that are taken apart at a time: 3 ms of work, if they are keystrokes."""
@@ -39,6 +42,8 @@ class Joined:
     """
 
     def __init__(self, updates: Iterable[bytes] = ()) -> None:
+        self.heavy = False
+        """Whether taking apart what was added lately takes long: see settle_steps."""
         self._fresh: list[bytes] = []
         self._sections: dict[int, _Section] = {}
         self._deletes: dict[int, Ranges] = {}
@@ -48,44 +53,68 @@ class Joined:
     def add(self, update: bytes) -> None:
         """Join one more, which builds upon those before and may repeat them."""
         self._fresh.append(update)
+        if len(update) > LARGE:
+            self.heavy = True
         if len(self._fresh) > BATCH:
-            self._settle()
+            finish(self.settle_steps())
 
     def encode(self, clocks: Mapping[int, int] = _EVERYTHING) -> bytes:
         """Encode what somebody lacks who knows some clocks of some clients.
 
         Deletions have no clocks: all of them are part of it.
         """
+        return finish(self.encode_steps(clocks))
+
+    def encode_steps(
+        self, clocks: Mapping[int, int] = _EVERYTHING
+    ) -> Generator[None, None, bytes]:
+        """Encode it with pauses. Nothing may be added between them."""
         if not clocks and not self._sections and len(self._fresh) == 1:
             return self._fresh[0]
-        self._settle()
+        yield from self.settle_steps()
         # Yjs, too, begins with the highest client.
         clients = sorted(self._sections, reverse=True)
         lacking = [c for c in clients if self._sections[c].end > clocks.get(c, 0)]
         pieces = [uint(len(lacking))]
         for client in lacking:
             pieces += self._sections[client].since(clocks.get(client, 0))
+            yield
         pieces.append(uint(len(self._deletes)))
         for client, ranges in sorted(self._deletes.items(), reverse=True):
             pieces += uint(client), uint(len(ranges) // 2)
-            for start, end in zip(ranges[::2], ranges[1::2], strict=True):
-                pieces += uint(start), uint(end - start)
+            for at in range(0, len(ranges), 2):
+                if at % SLICE == SLICE - 2:
+                    yield
+                pieces += uint(ranges[at]), uint(ranges[at + 1] - ranges[at])
         return b"".join(pieces)
 
-    def _settle(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        for update in fresh:
-            self._take(update)
+    def settle_steps(self) -> Generator[None, None, None]:
+        """Take apart what was added lately, with pauses.
 
-    def _take(self, update: bytes) -> None:
-        parsed = cut(update)
+        Nothing may be added between them.
+        """
+        fresh, self._fresh = self._fresh, []
+        self.heavy = False
+        for update in fresh:
+            yield from self._take(update)
+            yield
+
+    def _take(self, update: bytes) -> Generator[None, None, None]:
+        if len(update) > LARGE:
+            parsed = yield from parse_steps(update, ACCEPTED, {})
+        else:
+            parsed = cut(update)
         for client, cuts in parsed.cuts.items():
             section = self._sections.get(client)
             if section is None:
                 section = self._sections[client] = _Section(client)
-            section.add(update, cuts, parsed.bounds[client][1], parsed.ranges[client])
+            stop = parsed.bounds[client][1]
+            yield from section.add(update, cuts, stop, parsed.ranges[client])
         for client, deletes in parsed.deletes.items():
-            unite(self._deletes.setdefault(client, []), deletes)
+            if len(update) > LARGE:
+                yield from unite_steps(self._deletes.setdefault(client, []), deletes)
+            else:
+                unite(self._deletes.setdefault(client, []), deletes)
 
 
 class _Section:
@@ -95,14 +124,14 @@ class _Section:
         self.client = client
         self.end = 0
         self.encoded = bytearray()
-        self.clocks = array("I")
+        self.clocks = array("Q")
         """Of each struct."""
         self.offsets = array("Q")
         """Of each struct, in ``encoded``."""
 
     def add(
         self, update: bytes, cuts: Sequence[int], stop: int, ranges: Ranges
-    ) -> None:
+    ) -> Generator[None, None, None]:
         """Add what is not known of a section that ends at an offset of an update."""
         end = ranges[-1]
         known = self.end
@@ -110,7 +139,9 @@ class _Section:
             return
         if max(ranges[::2]) > known:
             raise ValueError("updates with a gap between them")
-        clocks, offsets = list(cuts[::2]), list(cuts[1::2])
+        clocks, offsets = array("Q"), array("Q")
+        clocks.extend(cuts[::2])
+        offsets.extend(cuts[1::2])
         # A Skip is wholly known, or the update would have had to wait; or it is last.
         while update[offsets[-1]] == _SKIP:
             clocks.pop()
@@ -123,7 +154,11 @@ class _Section:
             first += 1
         self.clocks.extend(clocks[first:])
         shift = len(self.encoded) - offsets[first]
-        self.offsets.extend([offset + shift for offset in offsets[first:-1]])
+        for at in range(first, len(offsets) - 1, _STEP):
+            if at > first:
+                yield
+            some = offsets[at : min(at + _STEP, len(offsets) - 1)]
+            self.offsets.extend([offset + shift for offset in some])
         self.encoded += update[offsets[first] : stop]
         self.end = end
 
@@ -145,6 +180,16 @@ class _Section:
             at = stop
         head = uint(count) + uint(self.client) + uint(known)
         return [head, rest, bytes(memoryview(self.encoded)[at:])]
+
+
+def encode_deletes(deletes: Mapping[int, Ranges]) -> bytes:
+    """Encode deletions as what stands behind the structs of an update."""
+    pieces = [uint(len(deletes))]
+    for client, ranges in sorted(deletes.items(), reverse=True):
+        pieces += uint(client), uint(len(ranges) // 2)
+        for start, end in zip(ranges[::2], ranges[1::2], strict=True):
+            pieces += uint(start), uint(end - start)
+    return b"".join(pieces)
 
 
 def _rest(struct: bytes, client: int, clock: int, known: int) -> bytes:

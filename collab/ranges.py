@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import TypeAlias
 
 Ranges: TypeAlias = list[int]
@@ -10,6 +11,9 @@ Ranges: TypeAlias = list[int]
 
 MANY = 64
 """Ranges that are rather merged with all that is known than put in one by one."""
+
+STEP = 4_000
+"""Numbers that are merged at a time."""
 
 
 def extend(ranges: Ranges, start: int, end: int) -> None:
@@ -23,14 +27,38 @@ def extend(ranges: Ranges, start: int, end: int) -> None:
 def unite(known: Ranges, more: Ranges) -> None:
     """Add ranges, wherever they are."""
     if len(more) > 2 * MANY:
-        known[:] = _merged(known, more)
+        for _ in unite_steps(known, more):
+            pass
         return
     for at in range(0, len(more), 2):
-        start, end = more[at], more[at + 1]
-        left = bisect_left(known, start)
-        right = bisect_right(known, end, left)
-        # What is between gives way; an end inside of a range is not one.
-        known[left:right] = ([] if left & 1 else [start]) + ([] if right & 1 else [end])
+        _put(known, more[at], more[at + 1])
+
+
+def unite_steps(known: Ranges, more: Ranges) -> Iterator[None]:
+    """Add many ranges, pausing every millisecond or two."""
+    parts = [(0, len(more))] if more else []
+    while parts:
+        first, last = parts.pop()
+        # What is known from the range that begins before, or touches, these.
+        left = bisect_left(known, more[first]) & ~1
+        right = bisect_right(known, more[last - 1], left)
+        right += right & 1
+        if last - first == 2:
+            _put(known, more[first], more[last - 1])
+        elif right - left + last - first > STEP:
+            middle = first + (last - first) // 4 * 2
+            parts += (middle, last), (first, middle)
+            continue
+        else:
+            known[left:right] = _merged(known[left:right], more[first:last])
+        yield
+
+
+def _put(known: Ranges, start: int, end: int) -> None:
+    left = bisect_left(known, start)
+    right = bisect_right(known, end, left)
+    # What is between gives way; an end inside of a range is not one.
+    known[left:right] = ([] if left & 1 else [start]) + ([] if right & 1 else [end])
 
 
 def _merged(ours: Ranges, theirs: Ranges) -> Ranges:

@@ -16,14 +16,15 @@ transport drained, and then one diff from where it fell behind.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TypeVar
 from unicodedata import category
 
 from . import wire
-from .document import EMPTY, Document, Outcome
-from .errors import BadName, DocumentBroken, Unavailable
+from .contents import finish
+from .document import LARGE_STATE, Document, Outcome
+from .errors import BadName, CollabError, DocumentBroken, Unavailable
 from .messages import (
     Message,
     Presence,
@@ -33,7 +34,11 @@ from .messages import (
     Update,
 )
 from .presence import Presence as People
+from .session import Encoding, Session
 from .updates import Parsed
+from .welcome import Welcome
+
+T = TypeVar("T")
 
 PRESENCE_INTERVAL = 0.04
 """Seconds between two broadcasts of presence: 25 a second look continuous."""
@@ -47,9 +52,6 @@ GRACE = 5.0
 
 MAX_NAME = 255
 """Bytes of a document name."""
-
-RECENT = 64 * 1024
-"""Bytes of updates that joiners are sent behind a state that was encoded before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,76 +115,6 @@ def check_name(name: str) -> str:
     return name
 
 
-class Encoding(Protocol):
-    """How messages look on one kind of transport, in one dialect.
-
-    Sessions with the same encoding share what is encoded.
-    """
-
-    def encode(self, message: Message) -> bytes:
-        """Encode one message."""
-
-    def encode_state(self, message: Message) -> bytes:
-        """Encode one message that may be large and is worth compressing."""
-
-    def join(self, encoded: Sequence[bytes]) -> Any:
-        """Make one write of several encoded messages."""
-
-
-class Session:
-    """A client's seat in a room."""
-
-    __slots__ = (
-        "behind",
-        "behind_presence",
-        "behind_version",
-        "encoding",
-        "introduced",
-        "lacking",
-        "owed",
-        "owed_size",
-        "owned",
-        "probe",
-        "synced",
-        "wanted",
-        "who",
-        "write",
-    )
-
-    def __init__(
-        self,
-        encoding: Encoding,
-        write: Callable[[Any], object],
-        probe: Callable[[], object],
-        who: str = "",
-    ) -> None:
-        self.encoding = encoding
-        self.write = write
-        """Takes what ``encoding.join`` returned."""
-        self.probe = probe
-        """Asks for a sign of life from the other end."""
-        self.who = who
-        self.owned: tuple[int, ...] = ()
-        self.introduced = False
-        self.synced = False
-        """Whether it asked for the document, and was sent it."""
-        self.lacking = False
-        """Whether it sent something that came early, and must be asked for the rest."""
-        self.behind: bytes | None = None
-        """The state vector where it fell behind."""
-        self.behind_presence = 0
-        self.behind_version = 0
-        self.wanted: bytes | None = None
-        """The state vector it asked a diff for while it was behind."""
-        self.owed: list[bytes] = []
-        self.owed_size = 0
-
-    def send(self, *messages: Message) -> None:
-        """Write messages at once."""
-        encode = self.encoding.encode
-        self.write(self.encoding.join([encode(message) for message in messages]))
-
-
 class Room:
     """One document and the sessions in it."""
 
@@ -202,6 +134,9 @@ class Room:
         self.people: People[Session] = People()
         self.broken = False
         """Whether the document must be rebuilt from the log before anything else."""
+        self.busy = False
+        """Whether it is at something that has pauses. What is said to it has to wait
+        for the end: it would be in the middle of a large update."""
 
         self.fresh: list[tuple[bytes, Session | None]] = []
         """Updates since the last flush, and who need not be sent them."""
@@ -209,6 +144,12 @@ class Room:
         self.early: dict[bytes, Session] = {}
         """Who sent what is parked: to them it would look like an acknowledgement."""
 
+        self.document_id: int | None = None
+        """What the log knows the document by, once it does."""
+        self.position = 0
+        """Up to where the document holds what the log does."""
+        self.blocked = False
+        """Whether nothing more is taken until something is saved."""
         self.unsaved: list[tuple[bytes, str]] = []
         """Updates that the log doesn't have yet, with their authors, in order."""
         self.unsaved_size = 0
@@ -220,12 +161,7 @@ class Room:
         self.orphans: deque[tuple[float, list[int]]] = deque()
         self.empty_since: float | None = None
 
-        self.state: bytes | None = None
-        """The document as it was encoded last, while that is of use to who joins."""
-        self.state_used = False
-        self.states: dict[tuple[Encoding, type[Message]], bytes] = {}
-        self.recent: list[tuple[bytes, Session | None]] = []
-        self.recent_size = 0
+        self.welcome = Welcome()
 
     # Coming and going.
 
@@ -263,10 +199,8 @@ class Room:
 
     # What sessions say.
 
-    def receive(
-        self, message: Message, session: Session, now: float, parsed: Parsed | None
-    ) -> None:
-        """Take a message of a session. ``parsed`` spares parsing its update again.
+    def receive(self, message: Message, session: Session, now: float) -> None:
+        """Take a message of a session.
 
         Raises:
             ProtocolError: If the message is malformed.
@@ -280,12 +214,12 @@ class Room:
         try:
             match message:
                 case Update(update):
-                    self._edit(update, session, parsed)
+                    self._edit(update, session)
                 case SyncStep2(update):
                     # It has read our greeting. What it says of others from now on may
                     # be an echo, even if it is the first thing it says of anybody.
                     session.introduced = True
-                    self._edit(update, session, parsed)
+                    self._edit(update, session)
                 case Presence(states):
                     self._announce(states, session, now)
                 case SyncStep1(state_vector):
@@ -297,8 +231,32 @@ class Room:
             self.broken = True
             raise
 
-    def _edit(self, update: bytes, session: Session, parsed: Parsed | None) -> None:
-        outcome, visible = self.document.apply(update, parsed)
+    def receive_steps(
+        self, message: Update | SyncStep2, session: Session, parsed: Parsed | None
+    ) -> Generator[None, None, None]:
+        """Take a large update of a session, with pauses. ``parsed`` may spare parsing.
+
+        Until the last pause is over, nothing of it is logged, shown or acknowledged.
+        The room takes nothing else meanwhile, so that no edit finds a document with
+        half of it, and no diff has a part of what pycrdt may yet fail at. Flushing and
+        acknowledging go on: they only tell what was taken before.
+
+        Raises:
+            UpdateRejected, QuotaExceeded, DocumentBroken: As :meth:`receive` does.
+        """
+        if isinstance(message, SyncStep2):
+            session.introduced = True
+        update = message.update
+        done = yield from self._guard(self.document.apply_steps(update, parsed))
+        self._note(update, session, *done)
+
+    def _edit(self, update: bytes, session: Session) -> None:
+        self._note(update, session, *self.document.apply(update))
+
+    def _note(
+        self, update: bytes, session: Session, outcome: Outcome, visible: list[bytes]
+    ) -> None:
+        """See to what came of an update."""
         if self.document.culprit is not None:
             self.broken = True
         if outcome is not Outcome.REPEATED:
@@ -322,6 +280,24 @@ class Room:
         self.unsaved_size += len(update)
         self.wake(self, 0.0)
 
+    def learn(self, update: bytes) -> None:
+        """Take what another node has appended to the log.
+
+        Raises:
+            CollabError: As :meth:`receive`; the sender is not here.
+        """
+        finish(self.learn_steps(update))
+
+    def learn_steps(self, update: bytes) -> Generator[None, None, None]:
+        """Take what another node has appended to the log, with pauses."""
+        done = yield from self._guard(self.document.apply_steps(update))
+        if self.document.culprit is not None:
+            self.broken = True
+        _, visible = done
+        self.fresh += [(news, self.early.pop(news, None)) for news in visible]
+        if visible:
+            self.wake(self, 0.0)
+
     def _announce(self, states: bytes, session: Session, now: float) -> None:
         if session.introduced:
             self.people.apply(states, session)
@@ -342,48 +318,65 @@ class Room:
             session.wanted = state_vector
             return
         session.synced = True
-        if state_vector == b"\x00":
-            session.write(session.encoding.join(self._state(session)))
-        else:
+        if state_vector != b"\x00":
             diff = self.document.diff(state_vector)
             encoded = session.encoding.encode_state(SyncStep2(diff))
             session.write(session.encoding.join([encoded]))
+            return
+        unsaved = any(author is session for _, author, _ in self.acks)
+        pieces = self.welcome.encode(self.document, session, self.fresh, unsaved)
+        if len(pieces[0]) > LARGE_STATE:  # It isn't copied again, to be joined.
+            session.write(session.encoding.join(pieces[:1]))
+            del pieces[0]
+        session.write(session.encoding.join(pieces))
 
-    def _state(self, session: Session) -> list[bytes]:
-        """The encoded document for who has nothing, shared by all who join.
+    # What is large, with pauses: the room is busy meanwhile.
 
-        While others type, it is the state of a moment ago and the updates since. What
-        comes last is a SyncStep2: who has read it is told that it has everything.
+    def encode_steps(self) -> Generator[None, None, bytes]:
+        """Encode the document for who joins, unless that was done a moment ago.
+
+        Raises:
+            DocumentBroken: As :meth:`receive`.
         """
-        self.state_used = True
-        if self.state is None:
-            self.state = self.document.state()
-        since = [
-            update
-            for update, author in self.recent + self.fresh
-            if author is not session
-        ]
-        if since and any(author is session for _, author, _ in self.acks):
-            # It isn't empty-handed: an Update of what it has itself sent would look
-            # like an acknowledgement.
-            return [session.encoding.encode_state(SyncStep2(self.document.state()))]
-        message = Update(self.state) if since else SyncStep2(self.state)
-        encoding = session.encoding
-        shared = self.states.get((encoding, type(message)))
-        if shared is None:
-            shared = encoding.encode_state(message)
-            self.states[encoding, type(message)] = shared
-        if not since:
-            return [shared]
-        encode = encoding.encode
-        encoded = [encode(Update(update)) for update in since]
-        return [shared, *encoded, encode(SyncStep2(EMPTY))]
+        if self.welcome.state is None:
+            self.welcome.begin((yield from self._guard(self.document.state_steps())))
+        assert self.welcome.state is not None
+        return self.welcome.state
 
-    def _forget_state(self) -> None:
-        self.state = None
-        self.states.clear()
-        self.recent.clear()
-        self.recent_size = 0
+    def diff_steps(self, state_vector: bytes) -> Generator[None, None, bytes]:
+        """Encode what a session lacks that has a state vector: see :meth:`answer`.
+
+        Raises:
+            ProtocolError, DocumentBroken: As :meth:`receive`.
+        """
+        return (yield from self._guard(self.document.diff_steps(state_vector)))
+
+    def answer(self, session: Session, state_vector: bytes, encoded: bytes) -> None:
+        """Write a session the diff that it asked for, and was encoded meanwhile."""
+        if session.behind is not None:
+            session.wanted = state_vector
+            return
+        session.synced = True
+        session.write(session.encoding.join([encoded]))
+
+    def catch_up_steps(self, session: Session) -> Generator[None, None, None]:
+        """Bring a session up to date, as :meth:`caught_up` does.
+
+        Raises:
+            DocumentBroken: As :meth:`receive`. The session is still behind then.
+        """
+        missed = self._missed(session)
+        diff = None
+        if missed is not None:
+            diff = yield from self._guard(self.document.diff_steps(missed))
+        self._bring_up(session, diff)
+
+    def _guard(self, steps: Generator[None, None, T]) -> Generator[None, None, T]:
+        try:
+            return (yield from steps)
+        except DocumentBroken:
+            self.broken = True
+            raise
 
     # What the room says.
 
@@ -404,11 +397,7 @@ class Room:
 
     def _flush_updates(self) -> None:
         fresh, self.fresh = self.fresh, []
-        if self.state is not None:
-            self.recent += fresh
-            self.recent_size += sum([len(update) for update, _ in fresh])
-            if self.recent_size > RECENT:
-                self._forget_state()
+        self.welcome.note(fresh)
         for encoding, sessions in self.sessions.items():
             encode = encoding.encode
             if len(fresh) == 1:
@@ -451,9 +440,7 @@ class Room:
             _, clients = self.orphans.popleft()
             self.people.remove(clients, now)
         self.people.forget(now)
-        if not self.state_used:
-            self._forget_state()
-        self.state_used = False
+        self.welcome.expire()
         if self.people.changed:
             self._wake_presence(now)
 
@@ -491,12 +478,21 @@ class Room:
         """Go on with a document that was made from the log and ``unsaved`` anew."""
         self.document = document
         self.broken = False
-        self._forget_state()
+        self.welcome.forget()
         for sessions in self.sessions.values():
             for session in sessions:
                 session.behind_version = -1
                 if session.behind is None:
                     session.send(SyncStep1(document.state_vector()))
+
+    def dismiss(self, error: CollabError) -> None:
+        """Send everybody away, and forget what isn't saved: nobody was told it is."""
+        self.unsaved.clear()
+        self.acks.clear()
+        self.unsaved_size = 0
+        for sessions in list(self.sessions.values()):
+            for session in list(sessions):
+                session.dismiss(error)
 
     # Slow readers.
 
@@ -510,7 +506,8 @@ class Room:
         # The document has what is still to be flushed, so that no diff would.
         for update, author in self.fresh:
             if author is not session:
-                self._owe(session, session.encoding.encode(Update(update)))
+                # Not counted: it is nothing that the session has brought about.
+                session.owed.append(session.encoding.encode(Update(update)))
 
     def _owe(self, session: Session, encoded: bytes) -> None:
         session.owed.append(encoded)
@@ -522,14 +519,27 @@ class Room:
         Raises:
             DocumentBroken: As :meth:`receive`. The session is still behind then.
         """
-        if session.behind is None:
-            return
-        encoding = session.encoding
+        missed = self._missed(session)
         try:
-            diff = self._missed(session)
+            diff = None if missed is None else self.document.diff(missed)
         except DocumentBroken:
             self.broken = True
             raise
+        self._bring_up(session, diff)
+
+    def _missed(self, session: Session) -> bytes | None:
+        """From where on a session that is behind lacks something, if it does."""
+        if session.behind is None or session.wanted is not None:
+            return session.wanted
+        # Who hasn't asked for the document yet would take a SyncStep2 for it.
+        if session.synced and session.behind_version != self.document.version:
+            return session.behind
+        return None
+
+    def _bring_up(self, session: Session, diff: bytes | None) -> None:
+        if session.behind is None:
+            return
+        encoding = session.encoding
         pieces, session.owed = session.owed, []
         session.owed_size = 0
         session.behind = session.wanted = None
@@ -537,7 +547,11 @@ class Room:
             # As an Update it could be, byte for byte, one of the session's own that
             # isn't saved yet, and look like its acknowledgement.
             session.synced = True
-            pieces.append(encoding.encode_state(SyncStep2(diff)))
+            # Compressing what is large, for one session alone, would take too long.
+            encode = (
+                encoding.encode if len(diff) > LARGE_STATE else encoding.encode_state
+            )
+            pieces.append(encode(SyncStep2(diff)))
         if session.lacking:
             session.lacking = False
             pieces.append(encoding.encode(SyncStep1(self.document.state_vector())))
@@ -546,16 +560,6 @@ class Room:
             pieces.append(encoding.encode(Presence(people)))
         if pieces:
             session.write(encoding.join(pieces))
-
-    def _missed(self, session: Session) -> bytes | None:
-        """What a session lacks that fell behind; ``None`` if it need not be told."""
-        if session.wanted is not None:
-            return self.document.diff(session.wanted)
-        # Who hasn't asked for the document yet would take a SyncStep2 for it.
-        if session.synced and session.behind_version != self.document.version:
-            assert session.behind is not None
-            return self.document.diff(session.behind)
-        return None
 
     def check_owed(self, session: Session) -> None:
         """Complain about a session that writes on and on but doesn't read.

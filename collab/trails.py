@@ -6,7 +6,7 @@ clock, how it is placed, and two references, which are a client and a clock each
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
@@ -27,6 +27,7 @@ INSIDE = 4  # The first reference is the item of the type that it is in.
 KEYED = 8  # It is a map entry, or an attribute.
 FORMAT = 16  # It is a formatting mark.
 GONE = 32  # It is not an item but a GC.
+LONG = 64  # It has several clocks, and is not deleted.
 
 
 def check_order(
@@ -57,19 +58,39 @@ def check_order(
                 free.append(other)
     clients = [client for client, others in waits.items() if others]
 
-    # They wrote at the same time: integrate the items in our mind.
+    # They wrote at the same time.
+    for run in in_order(ranges, trails, clients):
+        if run is None:
+            yield
+
+
+def in_order(
+    ranges: Mapping[int, Ranges],
+    trails: Mapping[int, Sequence[int]],
+    clients: Sequence[int],
+) -> Iterator[tuple[int, int] | None]:
+    """Integrate the items of clients in our mind, each behind what it refers to.
+
+    Yields ``client, clock``: those of the client before that clock come next. And
+    ``None`` every few thousand items, for a pause. References to other clients than
+    these are none of its business.
+
+    Raises:
+        UpdateRejected: If there is no such order.
+    """
+    left = list(clients)
     todo = dict.fromkeys(clients, 0)
     done = {client: ranges[client][0] for client in clients}
     waiting: dict[int, list[tuple[int, int]]] = {client: [] for client in clients}
     pause = SLICE
-    while clients:
-        client = clients.pop()
+    while left:
+        client = left.pop()
         trail = trails[client]
         blocked = None
         for entry in range(todo[client], len(trail), STRIDE):
             pause -= 1
             if not pause:
-                yield
+                yield None
                 pause = SLICE
             start, how, first, first_clock, second, second_clock = trail[
                 entry : entry + STRIDE
@@ -90,7 +111,8 @@ def check_order(
             break
         if blocked is None:
             done[client] = MAX_CLOCK
+        yield client, done[client]
         while waiting[client] and waiting[client][0][0] < done[client]:
-            clients.append(heappop(waiting[client])[1])
+            left.append(heappop(waiting[client])[1])
     if any(waiting.values()):
         raise UpdateRejected("cyclic-references")

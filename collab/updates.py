@@ -36,6 +36,7 @@ from .trails import (
     GONE,
     INSIDE,
     KEYED,
+    LONG,
     MAX_CLOCK,
     ORIGIN,
     RIGHT,
@@ -73,6 +74,9 @@ class UpdateLimits:
 
 
 DEFAULT: Final = UpdateLimits()
+
+LARGE: Final = 32 * 1024
+"""Bytes of an update from which on it is worth pausing: parsing it takes ~8 ms."""
 
 ACCEPTED: Final = UpdateLimits(structs=MAX_UINT, clients=MAX_UINT, rivals=MAX_UINT)
 """For what adds up from updates that were each within the limits."""
@@ -220,10 +224,10 @@ def _parse_keystroke(update: bytes) -> Parsed | None:
                         return None
                 elif right_clock > needs.get(right, -1):
                     needs = {**needs, right: right_clock}
-                entry = (start, ORIGIN | RIGHT, origin, clock, right, right_clock)
+                place = ORIGIN | RIGHT
             else:
-                right_clock = 0
-                entry = (start, ORIGIN, origin, clock, 0, 0)
+                right = right_clock = 0
+                place = ORIGIN
             # Shorter than 120 bytes, so its length takes one.
             length = update[at]
             at += 1
@@ -237,6 +241,9 @@ def _parse_keystroke(update: bytes) -> Parsed | None:
                 or not (update[at] < 128 if length == 1 else update[at:-1].isascii())
             ):
                 return None
+            if length > 1:
+                place |= LONG
+            entry = (start, place, origin, clock, right, right_clock)
             return Parsed(
                 size, {client: [start, end]}, needs, _NOTHING, {client: entry}
             )
@@ -256,7 +263,7 @@ def _parse_keystroke(update: bytes) -> Parsed | None:
     return None
 
 
-def cut(update: bytes) -> Parsed:
+def cut(update: bytes, limits: UpdateLimits = ACCEPTED) -> Parsed:
     """Parse what was accepted, and note where its structs are: see ``Parsed.cuts``.
 
     Raises:
@@ -264,7 +271,7 @@ def cut(update: bytes) -> Parsed:
     """
     parsed = _parse_keystroke(update)
     if parsed is None:
-        return finish(parse_steps(update, ACCEPTED, {}))
+        return finish(parse_steps(update, limits, {}))
     for client, (start, _) in parsed.ranges.items():
         _, at = read_uint(update, 2)
         _, at = read_uint(update, at)
@@ -499,6 +506,8 @@ def _parse(
 
             if not length:
                 raise UpdateRejected("empty-struct")
+            if length > 1 and ref != 1:
+                how |= LONG
             if (
                 how != ORIGIN
                 or first_clock != clock - 1
@@ -506,7 +515,7 @@ def _parse(
                 or not following
             ):
                 note((clock, how, first, first_clock, second, second_clock))
-            following = True
+            following = not how & LONG  # So that it is known how long it is.
             clock += length
             if clock > MAX_CLOCK:
                 raise UpdateRejected("clock-overflow")

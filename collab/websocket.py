@@ -14,6 +14,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from time import perf_counter
 from typing import Any, ClassVar
 
 from httptools import HttpParserUpgrade
@@ -33,6 +34,8 @@ from .dialects import yjs
 from .errors import CollabError, FrameTooBig, ProtocolError, Unavailable
 from .frames import ALIVE, BEAT, DEFLATE, PLAIN
 from .hub import Hub
+from .opening import SLICE
+from .sockets import unsent
 
 try:
     from websockets.speedups import apply_mask
@@ -189,9 +192,14 @@ class WebSocket(asyncio.Protocol):
         is a whole message. Taking it apart here costs a fifth of what the protocol's
         parser takes; it is given whatever is anything else.
         """
-        at = 0
+        at = count = 0
         size = len(data)
+        until = perf_counter() + SLICE
         while size - at > 5:
+            count += 1
+            if not count & 3 and self._inbox is None and perf_counter() > until:
+                # pycrdt copies a long text at each insertion: others have their turn.
+                self._await(asyncio.sleep(0))
             first = data[at]
             if first == 0x8A and 128 <= data[at + 1] < 254:  # A pong: it was heard.
                 end = at + 6 + data[at + 1] - 128
@@ -371,7 +379,7 @@ class WebSocket(asyncio.Protocol):
             elif opcode is Opcode.TEXT:
                 raise text_refused()
         except CollabError as exc:
-            self._refuse(exc)
+            self.refuse(exc)
 
     def _assemble(self, connection: Connection, fin: bool, payload: bytes) -> None:
         if self._fragments is None:
@@ -400,14 +408,17 @@ class WebSocket(asyncio.Protocol):
         try:
             await waiting
         except CollabError as exc:
-            self._refuse(exc)
+            self.refuse(exc)
         except Exception:
             logger.exception("%s: unexpected error", self._peer())
             self._close(1011, CollabError.reason)
         inbox, self._inbox = self._inbox, None
         assert inbox is not None
+        until = perf_counter() + SLICE
         while inbox:
             self._receive(*inbox.popleft())
+            if self._inbox is None and perf_counter() > until:
+                self._await(asyncio.sleep(0))
             if self._inbox is not None:  # It must wait again.
                 self._inbox.extend(inbox)
                 return
@@ -469,7 +480,8 @@ class WebSocket(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             self._closing = loop.call_later(CLOSE_TIME, self._transport.abort)
 
-    def _refuse(self, error: CollabError) -> None:
+    def refuse(self, error: CollabError) -> None:
+        """Close, and say why."""
         if self._connection is not None and not self._refused:
             self._connection.blame(error)
             self._close(error.close_code, error.reason)
@@ -560,7 +572,7 @@ class WebSocket(asyncio.Protocol):
 
     def _pending(self) -> int:
         """Bytes that are on their way: in our buffer, and in the kernel's."""
-        return self._transport.get_write_buffer_size() + _unsent(self._transport)
+        return self._transport.get_write_buffer_size() + unsent(self._transport)
 
     def _peer(self) -> str:
         peer = self._transport.get_extra_info("peername")
@@ -572,27 +584,9 @@ class WebSocket(asyncio.Protocol):
 class _Carrier:
     """What a session may do with a WebSocket. ``write`` is the transport's own."""
 
-    __slots__ = ("probe", "write")
+    __slots__ = ("probe", "refuse", "write")
 
     def __init__(self, socket: WebSocket) -> None:
         self.write: Any = socket._transport.write
         self.probe: Any = socket.probe
-
-
-if sys.platform == "linux":
-    from fcntl import ioctl
-    from struct import unpack
-    from termios import TIOCOUTQ
-
-    def _unsent(transport: asyncio.Transport) -> int:
-        socket = transport.get_extra_info("socket")
-        try:
-            (size,) = unpack("i", ioctl(socket.fileno(), TIOCOUTQ, b"\0\0\0\0"))
-        except OSError:
-            return 0
-        return int(size)
-
-else:
-
-    def _unsent(transport: asyncio.Transport) -> int:
-        return 0
+        self.refuse: Any = socket.refuse

@@ -29,7 +29,8 @@ from collab.messages import (
     SyncStep2,
     Update,
 )
-from collab.room import Room, Session
+from collab.room import Room
+from collab.session import Session
 from collab.updates import parse
 
 WORDS = ("a", "b", "c", "é", "😀", "漢字", "the ", "\n", "x" * 30, "👩\u200d👩\u200d👧")
@@ -147,7 +148,9 @@ class Client:
 
     def connect(self) -> None:
         assert self.session is None
-        self.session = Session(self.world.encoding, self._written, lambda: None)
+        self.session = Session(
+            self.world.encoding, self._written, lambda: None, lambda error: None
+        )
         self.world.room.join(self.session)
         self._send(SyncStep1(self.doc.get_state()))
         if self.id in self.people:
@@ -200,7 +203,7 @@ class Client:
         assert end == len(frame)
         room = self.world.room
         try:
-            room.receive(message, self.session, self.world.now, None)
+            room.receive(message, self.session, self.world.now)
         except DocumentBroken:
             assert room.broken
             self.disconnect(goodbye=False)
@@ -342,7 +345,7 @@ class World:
     def compact(self) -> None:
         document = self.load()
         state, index = document.snapshot()
-        assert document.verify(state), f"seed {self.seed}: not verified"
+        assert document.verify(state, index), f"seed {self.seed}: not verified"
         self.snapshot = len(self.log), state, index
 
     def pass_time(self) -> None:

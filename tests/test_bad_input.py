@@ -179,6 +179,10 @@ REJECTED = {
         update(section(1, 0, item(FORMAT, data(b"bold") + data(b"true"), "k"))),
         "format-as-map-entry",
     ),
+    "two values as one of a map": (
+        update(section(1, 0, item(ANY, b"\x02\x7e\x7e", "k"))),
+        "long-map-entry",
+    ),
     "a document that is a number": (
         update(section(1, 0, item(DOC, data(b"guid") + b"\x7d\x01"))),
         "invalid-subdocument",

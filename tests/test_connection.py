@@ -5,19 +5,30 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from pycrdt import Doc, Text
 
+from benchmarks.documents import typed
 from collab.connection import Connection
 from collab.dialects import yjs
-from collab.hub import SLICE, Hub
-from collab.room import Limits
+from collab.document import Document
+from collab.errors import CollabError, DocumentBroken, ProtocolError
+from collab.hub import Hub
+from collab.joining import Joined
+from collab.messages import Message, SyncStep2, Update
+from collab.opening import SLICE
+from collab.room import Limits, Room
+from collab.splitting import split
 from collab.store import Store
+from collab.updates import cut
+from tests import crafted
 from tests.peers import edit, presence, step1
-from tests.simulation import Plain
+from tests.simulation import Plain, vector
+from tests.test_room import Cursed
 from tests.vectors import history
 
 FIRST, SECOND, THIRD, FOURTH = history("reorder")
@@ -29,12 +40,16 @@ class Wire:
     def __init__(self) -> None:
         self.writes: list[Any] = []
         self.probes = 0
+        self.refusals: list[CollabError] = []
 
     def write(self, encoded: Any) -> None:
         self.writes += encoded
 
     def probe(self) -> None:
         self.probes += 1
+
+    def refuse(self, error: CollabError) -> None:
+        self.refusals.append(error)
 
 
 @pytest.fixture
@@ -111,3 +126,229 @@ async def test_a_transport_is_let_go_with_its_connection(hub: Hub) -> None:
     del transport
     gc.collect()
     assert left() is None
+
+
+# Large documents and updates: the room is busy, and what is said meanwhile waits.
+
+
+def text_of(
+    client: int, clock: int, text: str, behind: tuple[int, int] | None = None
+) -> bytes:
+    return crafted.typed(client, clock, text, behind)
+
+
+WHOLE = Joined(typed(300_000)).encode()
+"""An update that is applied in pieces."""
+
+PASTE = text_of(5, 0, "é" * 700_000)
+"""A document that is encoded with pauses."""
+
+
+def messages(transport: Wire) -> list[Message]:
+    found = [yjs.decode(frame)[0] for frame in transport.writes]
+    transport.writes.clear()
+    return found
+
+
+async def until(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0)
+
+
+async def begin(hub: Hub, connection: Connection, payload: bytes) -> asyncio.Task[None]:
+    """Say something large; return when the room is in the middle of it."""
+    task = asyncio.ensure_future(say(connection, payload))
+    room = connection.room
+    assert room is not None
+    await until(lambda: room.busy)
+    assert not task.done()
+    return task
+
+
+async def saved(connection: Connection) -> Room:
+    room = connection.room
+    assert room is not None
+    await connection.hub.journal.flush()
+    return room
+
+
+async def test_nothing_is_told_of_half_an_update(hub: Hub) -> None:
+    ann, bob = Wire(), Wire()
+    writer, reader = await connect(hub, ann), await connect(hub, bob)
+    await say(reader, step1())
+    room = writer.room
+    assert room is not None
+    before = room.document.state_vector()
+    messages(bob)
+    writing = await begin(hub, writer, edit(WHOLE))
+    while not writing.done():
+        if room.busy:
+            assert hub.find("d") is None
+            assert room.document.state_vector() == before
+            assert (room.unsaved, room.fresh) == ([], [])
+            assert messages(bob) == []
+        await asyncio.sleep(0)
+    await saved(writer)
+    await until(lambda: ann.writes)
+    assert messages(bob) == [Update(WHOLE)]
+    assert messages(ann)[-1] == Update(WHOLE)
+
+
+async def test_who_speaks_meanwhile_is_heard_afterwards(hub: Hub) -> None:
+    writer, other = await connect(hub, Wire()), await connect(hub, Wire())
+    writing = await begin(hub, writer, edit(WHOLE))
+    waiting = other.receive(edit(FIRST))
+    assert waiting is not None
+    joining = asyncio.ensure_future(connect(hub, Wire()))
+    await asyncio.gather(writing, waiting, joining)
+    room = await saved(writer)
+    assert [row.update for row in hub.store.load("d").rows] == [WHOLE, FIRST]
+    expected = Document()
+    expected.apply(WHOLE)
+    expected.apply(FIRST)
+    assert room.document.gate == expected.gate
+
+
+async def test_a_large_update_that_comes_twice_is_logged_once(hub: Hub) -> None:
+    ann, bob = Wire(), Wire()
+    writer, other = await connect(hub, ann), await connect(hub, bob)
+    await asyncio.gather(say(writer, edit(WHOLE)), say(other, edit(WHOLE)))
+    await saved(writer)
+    await until(lambda: ann.writes and bob.writes)
+    assert [row.update for row in hub.store.load("d").rows] == [WHOLE]
+    assert Update(WHOLE) in messages(ann)
+    assert Update(WHOLE) in messages(bob)
+
+
+async def test_what_was_begun_is_finished_though_its_author_is_gone(hub: Hub) -> None:
+    writer, other = await connect(hub, Wire()), await connect(hub, Wire())
+    room = writer.room
+    writing = await begin(hub, writer, edit(WHOLE))
+    writing.cancel()  # As ASGI servers do.
+    writer.close(goodbye=False)
+    assert await hub.enter("d") is room
+    await saved(other)
+    assert [row.update for row in hub.store.load("d").rows] == [WHOLE]
+
+
+async def test_pycrdt_fails_in_the_middle(hub: Hub) -> None:
+    writer, other = await connect(hub, Wire()), await connect(hub, Wire())
+    await say(other, edit(FIRST))
+    room = other.room
+    assert room is not None
+    poison = list(split(WHOLE, cut(WHOLE)))[2]
+    doc = cast(Any, Cursed(poison))
+    doc.apply_update(room.document.doc.get_update())
+    room.document.doc = doc
+    with pytest.raises(DocumentBroken):
+        await say(writer, edit(WHOLE))
+    assert await hub.enter("d") is room
+    assert not room.broken
+    expected = Document()
+    expected.apply(FIRST)
+    assert room.document.state() == expected.state()
+    await saved(other)
+    assert [row.update for row in hub.store.load("d").rows] == [FIRST]
+
+
+async def test_a_small_update_releases_a_large_one_in_turns(hub: Hub) -> None:
+    ann = Wire()
+    writer = await connect(hub, ann)
+    first, rest = text_of(5, 0, "a"), text_of(5, 1, "b" * 100_000, (5, 0))
+    await say(writer, edit(rest))
+    room = await saved(writer)
+    assert room.document.heavy
+    reader = await connect(hub, bob := Wire())
+    messages(bob)
+    waiting = reader.receive(edit(first))
+    assert waiting is not None
+    await waiting
+    assert not room.document.heavy
+    await saved(writer)
+    await until(lambda: len(bob.writes) > 1)
+    assert {Update(first), Update(rest)} == set(messages(bob))
+    assert room.document.gate.clocks == {5: 100_001}
+
+
+async def test_who_joins_a_large_document_has_all_of_it(hub: Hub) -> None:
+    writer = await connect(hub, Wire())
+    await say(writer, edit(PASTE))
+    room = await saved(writer)
+    assert room.document.large
+    transports = [Wire() for _ in range(3)]
+    joining = []
+    for transport in transports:
+        connection = await connect(hub, transport)
+        messages(transport)
+        joining.append(asyncio.ensure_future(say(connection, step1())))
+    await until(lambda: room.welcome.pinned)
+    await say(writer, edit(text_of(6, 0, "news")))
+    await asyncio.gather(*joining)
+    await saved(writer)
+    for transport in transports:
+        heard = messages(transport)
+        # First the document, and what builds upon it behind it.
+        assert heard[0] == Update(room.welcome.state or b"")
+        assert SyncStep2(b"\x00\x00") in heard
+        doc: Doc[Any] = Doc()
+        for message in heard:
+            if isinstance(message, Update | SyncStep2):
+                doc.apply_update(message.update)
+        assert "news" in str(doc.get("t", type=Text))
+
+
+async def test_who_comes_back_to_a_large_document_is_sent_a_diff(hub: Hub) -> None:
+    writer = await connect(hub, Wire())
+    await say(writer, edit(PASTE))
+    news = text_of(6, 0, "news")
+    await say(writer, edit(news))
+    await saved(writer)
+    reader = await connect(hub, bob := Wire())
+    messages(bob)
+    await say(reader, step1(vector({5: 700_000})))
+    assert messages(bob) == [SyncStep2(news)]
+    with pytest.raises(ProtocolError):
+        await say(reader, step1(b"\x01\xff"))
+
+
+async def test_a_slow_reader_of_a_large_document_catches_up(hub: Hub) -> None:
+    writer = await connect(hub, Wire())
+    await say(writer, edit(PASTE))
+    reader = await connect(hub, bob := Wire())
+    await say(reader, step1())
+    messages(bob)
+    reader.filled()
+    news = text_of(6, 0, "news")
+    await say(writer, edit(news))
+    await saved(writer)
+    assert messages(bob) == []
+    reader.drained()
+    await until(lambda: bob.writes)
+    assert messages(bob) == [SyncStep2(news)]
+    reader.filled()
+    await say(reader, step1())
+    assert messages(bob) == []
+    reader.drained()
+    await until(lambda: bob.writes)
+    (message,) = messages(bob)
+    assert isinstance(message, SyncStep2)
+    assert len(message.update) > len(PASTE)
+
+
+async def test_a_large_document_becomes_one_of_bytes(hub: Hub) -> None:
+    """Half an emoji was deleted: from then on pycrdt's encoding isn't used."""
+    writer = await connect(hub, Wire())
+    await say(writer, edit(WHOLE))
+    await say(writer, edit(text_of(5, 0, "😀")))
+    await say(writer, edit(b"\x00\x01\x05\x01\x00\x01"))
+    room = await saved(writer)
+    assert not room.document.gate.faithful
+    assert room.document.heavy
+    news = text_of(6, 0, "news")
+    waiting = writer.receive(edit(news))
+    assert waiting is not None
+    await waiting
+    assert not room.document.heavy
+    parsed = cut(room.document.state())
+    assert parsed.ranges == {c: [0, n] for c, n in room.document.gate.clocks.items()}

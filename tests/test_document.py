@@ -9,7 +9,10 @@ from typing import Any, cast
 import pytest
 from pycrdt import Doc, Map, Text, merge_updates
 
+import collab.document
+import collab.joining
 from collab import wire
+from collab.contents import finish
 from collab.document import EMPTY, MAX_PARKED, PARKING, Document, Outcome
 from collab.errors import (
     DocumentBroken,
@@ -17,6 +20,7 @@ from collab.errors import (
     QuotaExceeded,
     UpdateRejected,
 )
+from collab.joining import same
 from collab.updates import parse
 from tests.crafted import sections
 from tests.traces import generate
@@ -82,7 +86,7 @@ def test_a_new_document_is_empty() -> None:
     assert document.diff(b"\x00") == EMPTY
     assert document.diff(clocks(c1=5)) == EMPTY
     assert copy(document).state() == EMPTY
-    assert document.verify(EMPTY)
+    assert verified(document, EMPTY)
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -355,6 +359,67 @@ def test_the_state_vector_does_not_count_what_is_parked() -> None:
     assert wire.read_state_vector(document.state_vector()) == {1: 3}
 
 
+# With pauses.
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take everything for large, and cut it small."""
+    monkeypatch.setattr(collab.document, "LARGE", 0)
+    monkeypatch.setattr(collab.document, "PIECE", 20)
+    monkeypatch.setattr(collab.joining, "LARGE", 0)
+
+
+def agree(document: Document, other: Document) -> None:
+    assert other.gate.encode() == document.gate.encode()
+    assert other.parked.keys() == document.parked.keys()
+    assert other.parked_size == document.parked_size
+    assert set(other.waiting) == set(document.waiting)
+    assert same(finish(other.state_steps()), other.state())
+    assert load(other.state()) == load(document.state())
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.parametrize("name", HISTORIES)
+def test_pauses_make_no_difference(name: str) -> None:
+    updates = history(name)
+    for order in (updates, updates[::-1], updates[1:] + updates[:1] + updates):
+        document, other = Document(), Document()
+        for update in order:
+            assert finish(other.apply_steps(update)) == document.apply(update)
+            agree(document, other)
+            agree(document, copy(other))
+            assert other.verify(*other.snapshot())
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.parametrize("seed", range(4))
+def test_pauses_make_no_difference_to_many(seed: int) -> None:
+    print(f"seed {seed}")
+    log, _ = generate(seed, 200)
+    updates = [update for _, update in log]
+    chance = Random(seed)
+    order: list[bytes] = []
+    while updates:
+        count = chance.choice((1, 5, 20))
+        order.append(merge_updates(*updates[:count]))
+        del updates[:count]
+    if seed % 2:
+        order.sort(key=lambda _: chance.random())
+    document, other = Document(), Document()
+    for update in order:
+        assert finish(other.apply_steps(update)) == document.apply(update)
+    agree(document, other)
+    agree(document, copy(other))
+    for _ in range(20):
+        known = {c: chance.randint(0, n) for c, n in document.gate.clocks.items()}
+        wanted = wire.uint(len(known)) + b"".join(
+            wire.uint(client) + wire.uint(clock) for client, clock in known.items()
+        )
+        diff, twin = finish(document.diff_steps(wanted)), document.diff(wanted)
+        assert same(diff, twin)
+
+
 # Snapshots.
 
 
@@ -404,16 +469,23 @@ def test_an_index_that_is_not_ours_is_refused(index: str) -> None:
 
 
 def test_a_state_that_pycrdt_cannot_read_is_refused() -> None:
-    _, index = made(history("answers")).snapshot()
+    state, index = made(history("answers")).snapshot()
     with pytest.raises(DocumentBroken):
-        Document.restore(b"\x01\xff\xff", index)
+        Document.restore(b"\x01\xff\xff".ljust(len(state), b"\xff"), index)
+
+
+def verified(document: Document, state: bytes) -> bool:
+    """Whether a state is verified that stands in one piece beside an index."""
+    parked = b"".join(map(wire.data, document.parked))
+    index = b"\x01" + wire.data(document.gate.encode())
+    return document.verify(state, index + wire.uint(len(document.parked)) + parked)
 
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_the_own_state_is_verified(name: str) -> None:
     document = made(history(name))
-    assert document.verify(document.state())
-    assert copy(document).verify(document.state())
+    assert verified(document, document.state())
+    assert verified(copy(document), document.state())
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -422,13 +494,13 @@ def test_a_state_that_lacks_an_update_is_not_verified(name: str) -> None:
     for missing in updates:
         kept = [update for update in updates if update is not missing]
         lacking = made(kept)
-        assert not made(updates).verify(lacking.state())
-        assert not made(updates).verify(merge_updates(*kept))
+        assert not verified(made(updates), lacking.state())
+        assert not verified(made(updates), merge_updates(*kept))
 
 
 def test_a_state_that_resurrects_what_was_deleted_is_not_verified() -> None:
     updates = history("answers")
-    assert not made(updates).verify(made(updates[:-1]).state())
+    assert not verified(made(updates), made(updates[:-1]).state())
 
 
 def test_a_state_may_delete_what_lost_against_a_concurrent_write() -> None:
@@ -439,7 +511,7 @@ def test_a_state_may_delete_what_lost_against_a_concurrent_write() -> None:
     state = document.state()
     assert parse(state).deletes
     assert not document.gate.deleted
-    assert document.verify(state)
+    assert verified(document, state)
 
 
 def test_objects_may_have_their_keys_in_any_order() -> None:
@@ -449,14 +521,14 @@ def test_objects_may_have_their_keys_in_any_order() -> None:
         shapes[str(number)] = {"id": number, "x": 1.5, "props": {"w": 1, "h": 2}}
     document = made([writer.get_update()])
     assert document.gate.faithful
-    assert document.verify(document.state())
+    assert verified(document, document.state())
     # The states of two replicas hardly ever are the same bytes.
-    assert made([document.state()]).verify(writer.get_update())
+    assert verified(made([document.state()]), writer.get_update())
 
 
 @pytest.mark.parametrize("state", ["", "ff", "01010501000000", "0000"])
 def test_what_is_no_state_is_not_verified(state: str) -> None:
-    assert not made(history("answers")).verify(bytes.fromhex(state))
+    assert not verified(made(history("answers")), bytes.fromhex(state))
 
 
 def test_many_small_updates_that_wait_are_too_many_at_last() -> None:

@@ -189,6 +189,35 @@ def test_types_nest_256_deep_within_one_update() -> None:
     assert kind(chain(100_000)) == "nested-too-deep"
 
 
+def test_what_is_long_behind_a_map_entry_is_one_too() -> None:
+    """pycrdt loses its parent when one of its clocks is deleted, and then the map."""
+    for alone in (
+        "28 01 01 6d 01 6b 02 7e 7e",
+        "24 01 01 6d 01 6b 02 6162",
+    ):
+        assert kind(item(alone)) == "long-map-entry"
+    for partly in (
+        "01 01 05 00 28 01 01 6d 01 6b 02 7e 7e 01 05 01 00 01",
+        "01 02 05 00 28 01 01 6d 01 6b 02 7e 7e 88 05 01 01 7e 01 05 01 01 01",
+    ):
+        assert kind(hexed(partly)) == "long-map-entry"
+    entry = item("28 01 01 6d 01 6b 01 7e")
+    for behind in (
+        "01 01 06 00 88 05 00 02 7e 7e 00",
+        "01 01 06 00 84 05 00 02 6162 00",
+        "01 01 05 01 88 05 00 02 7e 7e 00",
+        "01 02 05 01 88 05 00 01 7e 88 05 01 02 7e 7e 00",
+    ):
+        assert kind(hexed(behind), entry) == "long-map-entry"
+    # Without garbage collection, Yjs makes one of what was deleted.
+    take(Gate(), hexed("01 01 05 00 28 01 01 6d 01 6b 02 7e 7e 01 05 01 00 02"))
+    last = "01 02 05 00 28 01 01 6d 01 6b 02 7e 7e 88 05 01 01 7e 01 05 01 00 02"
+    take(Gate(), hexed(last))
+    # Merged by Yjs, map entries have no key of their own; deleted, they become one.
+    take(gate_of(entry), hexed("01 02 05 01 88 05 00 01 7e 88 05 01 01 7e 00"))
+    take(gate_of(entry), hexed("01 01 05 01 81 05 00 03 00"))
+
+
 def test_a_mark_behind_a_map_entry_is_one_too() -> None:
     entry = item("28 01 01 6d 01 6b 01 7e")
     mark = hexed("01 01 06 00 86 05 00 01 62 04 74727565 00")
@@ -208,7 +237,7 @@ def test_an_item_is_not_between_a_list_and_a_map() -> None:
 
 def test_what_continues_something_known_is_where_that_is() -> None:
     typing = hexed("01 01 05 00 04 01 01 74 02 6162 00")
-    entry = hexed("01 01 05 00 28 01 01 6d 01 6b 03 7e 7e 7e 00")
+    entry = hexed("01 01 05 00 28 01 01 6d 01 6b 03 7e 7e 7e 01 05 01 00 03")
     assert kind(entry, typing) == "between-two-places"
     # A state that is known is not looked at, whatever has come since.
     later = hexed("01 01 05 02 28 01 01 6d 01 6b 01 7e 00")

@@ -317,6 +317,13 @@ def test_a_formatting_mark_as_a_map_entry_makes_the_map_unreadable() -> None:  #
     assert refused(behind, entry) == "format-as-map-entry"
 
 
+def test_a_map_entry_with_two_values_would_be_left_without_its_map() -> None:
+    """Partly deleted, then its map: yrs reads a parent that isn't there any more."""
+    map = bytes.fromhex("01010500070101780301 7000".replace(" ", ""))
+    entry = bytes.fromhex("01010501280005000161027701617f00")
+    assert refused(entry, map) == "long-map-entry"
+
+
 def test_an_update_that_panics_is_half_applied() -> None:  # F15
     half = bytes.fromhex("020106000001010600000200")
     doc: Doc[Any] = Doc()

@@ -15,6 +15,7 @@ from collab.dialects import yjs
 from collab.document import Document
 from collab.errors import (
     BadName,
+    CollabError,
     DocumentBroken,
     ProtocolError,
     Unavailable,
@@ -31,13 +32,13 @@ from collab.messages import (
 from collab.room import (
     GRACE,
     PRESENCE_INTERVAL,
-    RECENT,
     Limits,
     Room,
-    Session,
     check_name,
 )
+from collab.session import Session
 from collab.updates import parse
+from collab.welcome import RECENT
 from tests import traces
 from tests.simulation import Plain
 from tests.test_presence import heard, says
@@ -53,7 +54,10 @@ class Guest:
         self.room = room
         self.writes: list[list[bytes]] = []
         self.probes = 0
-        self.session = Session(encoding, self.writes.append, self._probed, who)
+        self.dismissals: list[CollabError] = []
+        self.session = Session(
+            encoding, self.writes.append, self._probed, self.dismissals.append, who
+        )
         room.join(self.session)
 
     def _probed(self) -> None:
@@ -61,7 +65,7 @@ class Guest:
 
     def says(self, *messages: Message, now: float = 0.0) -> None:
         for message in messages:
-            self.room.receive(message, self.session, now, None)
+            self.room.receive(message, self.session, now)
 
     def hears(self) -> list[Message]:
         """What was written since the last time."""
@@ -211,7 +215,7 @@ def test_a_state_of_long_ago_is_not_kept(server: Server) -> None:
         update = bytes((1, 1, client)) + b"\x00\x04\x01\x01t" + wire.data(big) + b"\x00"
         alice.says(Update(update))
         server.room.flush(0.0)
-        assert server.room.recent_size <= RECENT
+        assert server.room.welcome.recent_size <= RECENT
         late = Guest(server.room, server.encoding)
         late.says(SyncStep1(b"\x00"))
         assert len(text(*updates(late.hears()))) == len(big) * client
@@ -639,6 +643,16 @@ def test_who_is_behind_is_written_nothing(server: Server) -> None:
     server.room.flush(2.0)
     server.room.rebuilt(server.room.document)
     assert bob.writes == []
+
+
+def test_who_is_behind_is_not_blamed_for_what_others_write(server: Server) -> None:
+    server.room.limits = Limits(owed_size=10)
+    alice, bob = server.guests(2)
+    alice.says(Update(FIRST))
+    server.room.fell_behind(bob.session)  # Before it was flushed.
+    server.room.check_owed(bob.session)
+    server.room.caught_up(bob.session)
+    assert updates(bob.hears()) == [FIRST]
 
 
 def test_who_catches_up_gets_one_diff(server: Server) -> None:
