@@ -10,9 +10,14 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     ├── QuotaExceeded               4413 / 413
     ├── Unavailable                 4503 / 503
     ├── DocumentBroken              1011 / 500
+    ├── DocumentGone                4404 / 404
+    ├── NotKept                     4404 / 404
+    ├── ImportFailed                1011 / 500, but nobody is connected
     └── StoreError                  4503 / 503
         ├── DatabaseUnreachable
-        └── DatabaseTooNew
+        ├── Deadlock
+        ├── DatabaseTooNew
+        └── DatabaseTooOld
 
 y-websocket 3.1 gives up for good on 4400 to 4499 and retries every other code, so the
 range is the retry policy: below 4500, sending the same again cannot succeed.
@@ -85,6 +90,7 @@ class UpdateRejected(CollabError):
     ``xml-hook``                Y.XmlHook, which pycrdt re-encodes as something else
     ``invalid-subdocument``     a subdocument whose options are not a map
     ``format-as-map-entry``     a formatting mark where a map's value should be
+    ``long-map-entry``          several values, or a text, where a map's value should be
     ``between-two-places``      an item with a neighbour that is elsewhere
     ``parent-not-a-type``       an item inside of something that has no inside
     ``future-reference``        an item that refers to itself or its client's future
@@ -137,6 +143,42 @@ class DocumentBroken(CollabError):
     reason = "document is being rebuilt"
 
 
+class DocumentGone(CollabError):
+    """Raised for a document that was deleted; what it had is not told to anybody."""
+
+    close_code = 4404
+    http_status = 404
+    reason = "document was deleted"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"there is no document {self.name!r}: it was deleted, or never was"
+
+
+class NotKept(CollabError):
+    """Raised when a past state is asked for that the history doesn't have any more."""
+
+    close_code = 4404
+    http_status = 404
+    reason = "this position is not kept"
+
+    def __init__(self, position: int, kept: str) -> None:
+        self.position = position
+        self.kept = kept
+
+    def __str__(self) -> str:
+        return f"position {self.position} is not kept: {self.kept}"
+
+
+class ImportFailed(CollabError):
+    """Raised when the documents of another server's files cannot be read.
+
+    Its text is a sentence for whoever moves them: what is wrong, and what to do.
+    """
+
+
 class StoreError(Unavailable):
     """Base class of the errors of the log's database."""
 
@@ -145,5 +187,14 @@ class DatabaseUnreachable(StoreError):
     """Raised when the database cannot be opened."""
 
 
+class Deadlock(StoreError):
+    """Raised when others stood in the way of a transaction, and it in theirs: the same
+    may be tried again at once."""
+
+
 class DatabaseTooNew(StoreError):
     """Raised when the database was written by a newer version of this package."""
+
+
+class DatabaseTooOld(StoreError):
+    """Raised when the tables must be brought up to date first."""

@@ -2,112 +2,64 @@
 
 An update has a position in its document's log: 1, 2, 3, without a gap. An edit exists
 when the transaction that gave it its position has committed. All else here serves
-to open a document quickly (snapshots) or to find it (documents).
+to open a document quickly, or as it once was: snapshots.
 
-The methods block, and may be called from any thread. Writing happens on one connection
-behind one lock, reading on as many as there are threads. Python gives the GIL away for
-each step of a statement, and a busy event loop may keep it for 5 ms: so a commit is
-BEGIN, UPDATE, INSERT and COMMIT, however many documents and updates are in it.
+The methods block, and may be called from any thread.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import struct
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from threading import RLock
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from zlib import crc32
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection, text
 
-from .errors import DatabaseTooNew, DatabaseUnreachable, StoreError
+from .databases import ROWS_PER_STATEMENT, Database, Entry, open_database, slices
+from .errors import DocumentGone, NotKept
+from .migrating import look, prepare
+from .schema import BLOB, Name
 
-T = TypeVar("T")
-
-REVISION = "0001"
-"""The newest migration: a database that has it is opened without importing Alembic."""
-
-SQLITE = (3, 33, 0)
-"""The oldest SQLite that knows ``UPDATE ... FROM``."""
-
-BUSY_TIMEOUT = 10.0
-"""Seconds to wait for another process that is writing to the same SQLite file."""
-
-WAL_SIZE = 64 * 2**20
-"""Bytes to which SQLite truncates its write-ahead log after a checkpoint."""
-
-ROWS_PER_STATEMENT = 128
-"""Rows per INSERT. Each number of rows is a statement that stays prepared (94 KB for
-128 rows), so that a commit costs a third; more rows take more statements."""
-
-KNOWN_HEADS = 20_000
+KNOWN_DOCUMENTS = 20_000
 """Documents whose id and head are remembered from one append to the next."""
 
 # Queries.
 
-_FIND = text("SELECT id, epoch, head FROM documents WHERE name = :name")
-_FIND_ALL = text(
-    "SELECT name, id, head FROM documents WHERE name IN :names"
-).bindparams(sa.bindparam("names", expanding=True))
-_LIST = text(
-    "SELECT name FROM documents WHERE name > :after AND deleted_at IS NULL"
-    " ORDER BY name LIMIT :limit"
+_FIND = text(
+    "SELECT id, epoch, head, base, deleted_at FROM documents WHERE name = :name"
+).bindparams(sa.bindparam("name", type_=Name))
+_FIND_ALL = (
+    text("SELECT name, id FROM documents WHERE name IN :names")
+    .bindparams(sa.bindparam("names", expanding=True, type_=Name))
+    .columns(name=Name)
 )
-_CREATE = text(
-    "INSERT INTO documents (name, epoch, created_at, updated_at)"
-    " VALUES (:name, :epoch, :now, :now)"
-)
-_HEAD = text("SELECT head FROM documents WHERE id = :id")
+_HEAD = text("SELECT head, base FROM documents WHERE id = :id")
 _UPDATES = text(
-    "SELECT position, data, crc FROM updates"
+    "SELECT position, span, data, crc FROM updates"
     " WHERE document_id = :id AND position > :after AND position <= :until"
     " ORDER BY position"
 )
+_LOST = text(
+    "SELECT first, last FROM quarantine WHERE document_id = :id AND what = 'update'"
+)
 _SNAPSHOTS = text(
-    "SELECT position FROM snapshots WHERE document_id = :id ORDER BY position DESC"
+    "SELECT position FROM snapshots WHERE document_id = :id AND position <= :until"
+    " ORDER BY position DESC"
 )
 _SNAPSHOT = text(
     "SELECT state, gate, crc FROM snapshots"
     " WHERE document_id = :id AND position = :position"
 )
-_DELETE_SNAPSHOT = text(
-    "DELETE FROM snapshots WHERE document_id = :id AND position = :position"
+_NEXT = text(
+    "SELECT position, span FROM updates"
+    " WHERE document_id = :id AND position > :position ORDER BY position LIMIT 1"
 )
-_INSERT_SNAPSHOT = text(
-    "INSERT INTO snapshots (document_id, position, state, gate, at, crc)"
-    " VALUES (:id, :position, :state, :gate, :at, :crc)"
-)
-
-
-@lru_cache(ROWS_PER_STATEMENT)
-def _advance(count: int) -> str:
-    # VALUES has no other names for its columns: here id, head before, and gain.
-    rows = ", ".join(["(?, ?, ?)"] * count)
-    return (
-        "UPDATE documents SET head = head + column3, updated_at = ?"
-        f" FROM (VALUES {rows}) WHERE id = column1 AND head = column2"
-    )
-
-
-@lru_cache(ROWS_PER_STATEMENT)
-def _insert(count: int) -> str:
-    rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * count)
-    return (
-        "INSERT INTO updates (document_id, position, data, author, at, crc)"
-        f" VALUES {rows}"
-    )
-
 
 # Values.
 
@@ -118,6 +70,25 @@ class Append:
 
     name: str
     updates: Sequence[tuple[bytes, str | None]]
+    document_id: int | None = None
+    """The document that was opened under that name: if it is gone, another one is not
+    made in its place. ``None`` if there was none."""
+
+
+class Appended(NamedTuple):
+    """Where a log ends now."""
+
+    document_id: int
+    head: int
+
+
+class _Doubt(NamedTuple):
+    """A commit of ``length`` updates from the ``first`` on of those that are unsaved,
+    behind a head."""
+
+    head: int
+    first: int
+    length: int
 
 
 class Row(NamedTuple):
@@ -164,20 +135,25 @@ class Stored:
     """The undamaged updates behind the snapshot, in order."""
     damaged: list[Damaged]
     """What had to be left out. Empty, unless a disk or an operator failed."""
+    base: int = 0
+    """Where the history begins: rows up to here are discarded."""
 
 
-def checksum(document_id: int, position: int, *data: bytes) -> int:
+def checksum(document_id: int, position: int, *data: bytes, span: int = 1) -> int:
     """The CRC-32 of a row.
 
     It covers where the row belongs, so that rows which changed places are found too.
     """
     crc = crc32(_PLACE.pack(document_id, position))
+    if span != 1:
+        crc = crc32(_SPAN.pack(span), crc)
     for part in data:
         crc = crc32(part, crc)
     return crc
 
 
 _PLACE = struct.Struct(">qq")
+_SPAN = struct.Struct(">q")
 
 
 class Store:
@@ -193,320 +169,378 @@ class Store:
         Raises:
             DatabaseUnreachable: If there is no such database, or no driver for it.
         """
-        usage = "write sqlite:///collab.db or sqlite:////absolute/path/collab.db"
-        try:
-            parsed = sa.make_url(url)
-            driver = parsed.get_dialect().driver
-        except (ArgumentError, NoSuchModuleError):
-            raise DatabaseUnreachable(f"{url!r} is no database; {usage}") from None
-        self._shown = parsed.render_as_string()
-        if driver != "pysqlite":
-            raise DatabaseUnreachable(
-                f"this version cannot keep its log in {self._shown}; {usage}"
-            )
-        if sqlite3.sqlite_version_info < SQLITE:
-            raise DatabaseUnreachable(
-                f"this Python has SQLite {sqlite3.sqlite_version}, and the log needs"
-                f" {'.'.join(map(str, SQLITE))}; install a newer Python"
-            )
         self.url = url
-        self.path = (
-            Path(parsed.database).absolute()
-            if parsed.database and parsed.database != ":memory:"
-            else None
-        )
-        options = {
-            "timeout": str(BUSY_TIMEOUT),
-            "cached_statements": str(2 * ROWS_PER_STATEMENT),
-            "check_same_thread": "false",
-        }
-        self._engine = sa.create_engine(
-            parsed.set(query=options | dict(parsed.query)),
-            poolclass=StaticPool if self.in_memory else None,
-        )
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
-        self._writing = RLock()
-        # A database in memory has one connection, so its readers wait for the writer.
-        self._reading: AbstractContextManager[object] = (
-            self._writing if self.in_memory else nullcontext()
-        )
-        self._writer: Connection | None = None
-        self._heads: dict[str, tuple[int, int]] = {}
+        self.database: Database = open_database(url)
+        self._known: dict[str, Appended] = {}
+        self._doubts: dict[int, list[_Doubt]] = {}
+        """Of documents, the commits that may have come to pass although they failed."""
 
     def __str__(self) -> str:
         """The URL of the database, without its password."""
-        return self._shown
+        return str(self.database)
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the database, if it is one."""
+        return self.database.path
 
     @property
     def in_memory(self) -> bool:
         """Whether the log is gone with this process, and no other can read it."""
-        return self.path is None
+        return self.database.in_memory
 
-    def open(self) -> None:
-        """Connect, and bring the tables up to date.
+    def open(self, migrate: bool = True) -> list[str]:
+        """Connect, and bring the tables up to date, or only look whether they are.
 
-        Any number of processes may open a new database at once.
+        Any number of processes may open a new database at once. Returns sentences about
+        settings of the database with which an acknowledgement promises too much.
 
         Raises:
             DatabaseUnreachable: If the database cannot be read and written.
             DatabaseTooNew: If a newer version of this package has changed the tables.
+            DatabaseTooOld: If they are not up to date, and shall stay so.
         """
-        with self.exclusively() as connection:
-            found = None
-            if sa.inspect(connection).has_table("alembic_version"):
-                query = text("SELECT version_num FROM alembic_version")
-                found = connection.execute(query).scalar()
-            if found != REVISION:
-                self._migrate(connection, found)
-                return
-            # SQLite begins to write in a file that it may only read: try it.
-            touch = text("UPDATE alembic_version SET version_num = version_num")
-            connection.execute(touch)
+        return prepare(self.database, migrate)
+
+    def open_to_read(self) -> None:
+        """Connect, and look whether the tables are up to date; nothing is written.
+
+        Raises:
+            DatabaseUnreachable: If the database cannot be read.
+            DatabaseTooOld: If the tables are not up to date.
+        """
+        look(self.database)
 
     def close(self) -> None:
         """Close all connections. Closing twice is harmless."""
-        with self._writing:
-            self._hang_up()
-            self._engine.dispose()
+        self.database.close()
 
     def ping(self) -> None:
         """Check that the database answers."""
-        with self._view() as connection:
+        with self.database.reading() as connection:
             connection.execute(text("SELECT version_num FROM alembic_version"))
 
-    def append(self, batch: Sequence[Append]) -> list[int]:
-        """Append to several logs in one transaction; return the new head of each.
+    # Appending.
+
+    def append(self, batch: Sequence[Append]) -> list[Appended]:
+        """Append to several logs in one transaction; return where each ends now.
 
         When this returns, the updates are on disk. Documents that don't exist are
         created. A document may occur more than once.
 
+        After a failure, the same updates are to be tried again, others only behind
+        them: what a failed commit has stored after all is not stored twice.
+
         Raises:
             DatabaseUnreachable: If nothing can be written at the moment.
+            DocumentGone: If a document of the batch was deleted.
             StoreError: If something in the batch cannot be stored.
         """
         if not batch:
             return []
-        with self._writing:
-            heads = self._append(batch)
-            if heads is None:
-                # Another process appended to one of the documents, or deleted it. Now
-                # that we remember nothing, we read within the transaction.
-                heads = self._append(batch)
-        assert heads is not None
-        return heads
+        try:
+            appended = self._append(batch, self._known)
+            if appended is None:
+                # Another process appended to one of the documents, or deleted it. Who
+                # remembers nothing reads within the transaction.
+                appended = self._append(batch, {})
+        except BaseException:
+            self._known.clear()
+            raise
+        assert appended is not None
+        return appended
 
-    def load(self, name: str) -> Stored:
+    def _append(
+        self, batch: Sequence[Append], remembered: dict[str, Appended]
+    ) -> list[Appended] | None:
+        """Append, or return ``None`` if what we remember is no longer true."""
+        updates: dict[str, list[tuple[bytes, str | None]]] = {}
+        opened: dict[str, int | None] = {}
+        for entry in batch:
+            updates.setdefault(entry.name, []).extend(entry.updates)
+            opened[entry.name] = entry.document_id
+        now = milliseconds()
+        positions: dict[str, list[int]] = {}
+        attempts: dict[int, list[_Doubt]] = {}
+        committing = False
+        try:
+            with self.database.writing() as connection:
+                places = self._places(connection, opened, remembered, now)
+                gains = []
+                rows: list[Entry] = []
+                for name, news in updates.items():
+                    document_id, head = place = places[name]
+                    known = self._stored(connection, place, news)
+                    attempt = _Doubt(head, len(known), len(news) - len(known))
+                    for update, author in news[len(known) :]:
+                        head += 1
+                        crc = checksum(document_id, head, update)
+                        rows.append((document_id, head, update, author, now, crc))
+                        known.append(head)
+                    places[name] = Appended(document_id, head)
+                    positions[name] = known
+                    gains.append((document_id, attempt.head, attempt.length))
+                    doubts = self._doubts.get(document_id, [])
+                    attempts[document_id] = [d for d in doubts if d != attempt]
+                    attempts[document_id].append(attempt)
+                if not self.database.advance(connection, gains, now):
+                    connection.rollback()
+                    return None
+                if rows:
+                    self.database.insert(connection, rows)
+                committing = True
+        except BaseException:
+            if committing:
+                self._doubts |= attempts
+            raise
+        for document_id in attempts:
+            self._doubts.pop(document_id, None)
+        if self.database.remembers:
+            if len(self._known) > KNOWN_DOCUMENTS:
+                self._known.clear()
+            self._known |= places
+        appended = []
+        reached = dict.fromkeys(updates, 0)
+        for entry in batch:
+            at = reached[entry.name] = reached[entry.name] + len(entry.updates)
+            place = places[entry.name]
+            if at:
+                place = Appended(place.document_id, positions[entry.name][at - 1])
+            appended.append(place)
+        return appended
+
+    def _places(
+        self,
+        connection: Connection,
+        opened: dict[str, int | None],
+        remembered: dict[str, Appended],
+        now: int,
+    ) -> dict[str, Appended]:
+        """Where the logs of documents end.
+
+        Raises:
+            DocumentGone: If one was deleted.
+        """
+        places: dict[str, Appended] = {}
+        ids: dict[str, int] = {}
+        new: list[str] = []
+        for name, document_id in opened.items():
+            known = remembered.get(name)
+            if known is not None and document_id in (None, known.document_id):
+                places[name] = known
+            elif document_id is not None:
+                ids[name] = document_id
+            else:
+                new.append(name)
+        # In one order, so that nodes don't wait for each other for ever.
+        for names in slices(sorted(new), ROWS_PER_STATEMENT):
+            ids |= self._find_or_create(connection, names, now)
+        if ids:
+            heads = self.database.lock(connection, list(ids.values()))
+            for name, document_id in ids.items():
+                if document_id not in heads:
+                    raise DocumentGone(name)
+                places[name] = Appended(document_id, heads[document_id])
+        return places
+
+    def _find_or_create(
+        self, connection: Connection, names: Sequence[str], now: int
+    ) -> dict[str, int]:
+        """The ids of documents, by name."""
+        found = _find_all(connection, names)
+        missing = [
+            {"name": name, "epoch": uuid.uuid4().hex, "now": now}
+            for name in names
+            if name not in found
+        ]
+        if not missing:
+            return found
+        create = text(self.database.create)
+        name = sa.bindparam("name", type_=Name)
+        connection.execute(create.bindparams(name), missing)
+        return _find_all(connection, names)
+
+    def _stored(
+        self,
+        connection: Connection,
+        place: Appended,
+        updates: Sequence[tuple[bytes, str | None]],
+    ) -> list[int]:
+        """The positions of updates that are stored, by commits that seemed to fail."""
+        positions: list[int] = []
+        for doubt in self._doubts.get(place.document_id, ()):
+            until = doubt.head + doubt.length
+            if place.head < until or len(positions) < doubt.first:
+                continue
+            where = {"id": place.document_id, "after": doubt.head, "until": until}
+            stored = [row.data for row in connection.execute(_UPDATES, where)]
+            end = doubt.first + doubt.length
+            if stored == [update for update, _ in updates[doubt.first : end]]:
+                positions[doubt.first :] = range(doubt.head + 1, until + 1)
+        return positions
+
+    # Reading.
+
+    def load(self, name: str, below: int | None = None) -> Stored:
         """Read all that is needed to open a document. Reading creates nothing.
 
         What is damaged is left out, and reported. Behind a damaged snapshot stands the
-        previous one, with more rows.
+        previous one, with more rows; ``below`` is the position of one that cannot be
+        used.
+
+        Raises:
+            DocumentGone: If it was deleted.
         """
-        with self._view() as connection:
+        with self.database.reading() as connection:
             found = connection.execute(_FIND, {"name": name}).one_or_none()
             if found is None:
                 return Stored(None, None, 0, None, [], [])
-            document_id, epoch, head = found
+            if found.deleted_at is not None:
+                raise DocumentGone(name)
+            until = found.head if below is None else below - 1
             damaged: list[Damaged] = []
-            snapshot = _newest(connection, document_id, damaged)
-            after = snapshot.position if snapshot else 0
-            rows = _rows(connection, document_id, after, head, damaged)
-            return Stored(document_id, epoch, head, snapshot, rows, damaged)
+            snapshot = _newest(connection, found.id, until, damaged)
+            rows = _behind(connection, found, snapshot, found.head, damaged)
+            return Stored(
+                found.id,
+                found.epoch,
+                found.head,
+                snapshot,
+                rows,
+                damaged,
+                found.base,
+            )
 
     def read(self, name: str, after: int, limit: int) -> list[Row]:
         """Read the undamaged updates at the ``limit`` positions behind ``after``."""
-        with self._view() as connection:
+        with self.database.reading() as connection:
             found = connection.execute(_FIND, {"name": name}).one_or_none()
-            if found is None:
+            if found is None or found.deleted_at is not None:
                 return []
             until = min(found.head, after + limit)
             return _rows(connection, found.id, after, until, [])
 
+    def read_at(self, name: str, position: int) -> Stored:
+        """Read what the log held when it ended at a position; 0 is before everything.
+
+        Raises:
+            DocumentGone: If the document was deleted, or never was.
+            NotKept: If the log doesn't reach there, or what it was then is no longer
+                known: rows are discarded and merged with age.
+        """
+        with self.database.reading() as connection:
+            found = connection.execute(_FIND, {"name": name}).one_or_none()
+            if found is None or found.deleted_at is not None:
+                raise DocumentGone(name)
+            if not 0 <= position <= found.head:
+                raise NotKept(position, f"the log ends at {found.head}")
+            if position < found.base:
+                raise NotKept(position, f"the history begins at {found.base}")
+            damaged: list[Damaged] = []
+            snapshot = _newest(connection, found.id, position, damaged)
+            rows = _behind(connection, found, snapshot, position, damaged)
+            reached = snapshot.position if snapshot else 0
+            here = {"id": found.id, "position": position}
+            following = connection.execute(_NEXT, here).one_or_none()
+            if following is not None and reached < position:
+                before = following.position - following.span
+                if before < position:  # A part of what that row stands for.
+                    kept = f"{max(before, reached)} and {following.position}"
+                    raise NotKept(position, f"the nearest that are kept are {kept}")
+            return Stored(
+                found.id,
+                found.epoch,
+                position,
+                snapshot,
+                rows,
+                damaged,
+                found.base,
+            )
+
+    # Snapshots.
+
     def write_snapshot(
         self, document_id: int, position: int, state: bytes, index: bytes
     ) -> bool:
-        """Keep what the updates up to a position add up to, and the snapshot before.
+        """Keep what the updates up to a position add up to.
 
-        Writing it again changes nothing, or repairs it. ``False``: there is a newer
-        one, or no such position, since the document was deleted meanwhile.
+        Others are kept. Writing it again changes nothing, or repairs it; any number of
+        nodes may do so at once. ``False``: there is no such position, since the
+        document is gone or rows up to a later one were discarded.
         """
         here = {"id": document_id, "position": position}
-        with self.exclusively() as connection:
-            head = connection.execute(_HEAD, here).scalar()
-            if head is None or head < position:
+        with self.database.writing() as connection:
+            if not _reaches(connection, here):
                 return False
-            kept = connection.execute(_SNAPSHOTS, here).scalars().all()
-            if kept and kept[0] > position:
-                return False
-            previous = next((other for other in kept if other < position), None)
-            for other in kept:
-                if other != previous:
-                    old = {"id": document_id, "position": other}
-                    connection.execute(_DELETE_SNAPSHOT, old)
             crc = checksum(document_id, position, state, index)
-            row = {"state": state, "gate": index, "at": _now(), "crc": crc}
-            connection.execute(_INSERT_SNAPSHOT, here | row)
+            row = {"state": state, "gate": index, "at": milliseconds(), "crc": crc}
+            self.database.check_size(len(state) + len(index))
+            blobs = [sa.bindparam(name, type_=BLOB) for name in ("state", "gate")]
+            put = text(self.database.put_snapshot).bindparams(*blobs)
+            connection.execute(put, here | row)
+            # Who purges the document waits for us from here on, or was faster.
+            if not _reaches(connection, here):
+                connection.rollback()
+                return False
             return True
 
-    def names(self, after: str = "", limit: int = 1000) -> list[str]:
-        """List documents by name, in the order of their bytes."""
-        with self._view() as connection:
-            rows = connection.execute(_LIST, {"after": after, "limit": limit})
-            return list(rows.scalars())
-
-    def exists(self, name: str) -> bool:
-        """Whether the document has ever been written to."""
-        with self._view() as connection:
-            return connection.execute(_FIND, {"name": name}).first() is not None
-
-    @contextmanager
-    def exclusively(self) -> Iterator[Connection]:
-        """A transaction that is alone in writing from beginning to end."""
-        with self._writing, self._translated():
-            try:
-                if self._writer is None:
-                    self._writer = self._engine.connect().execution_options(write=True)
-                with self._writer.begin():
-                    yield self._writer
-            except BaseException:
-                # Whatever happened, the next one starts with a new connection.
-                self._heads.clear()
-                self._hang_up()
-                raise
-
-    @contextmanager
-    def _view(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and never waits."""
-        with self._reading, self._translated(), self._engine.begin() as connection:
-            yield connection
-
-    def _append(self, batch: Sequence[Append]) -> list[int] | None:
-        """Append, or return ``None`` if the heads we remember are no longer true."""
-        gains: dict[str, int] = {}
-        for entry in batch:
-            gains[entry.name] = gains.get(entry.name, 0) + len(entry.updates)
-        now = _now()
-        with self.exclusively() as connection:
-            heads = {name: self._heads[name] for name in gains if name in self._heads}
-            unknown = [name for name in gains if name not in heads]
-            for names in _slices(unknown, ROWS_PER_STATEMENT):
-                heads |= _find_or_create(connection, names, now)
-            advanced = 0
-            for part in _slices(list(gains), ROWS_PER_STATEMENT):
-                values = (v for name in part for v in (*heads[name], gains[name]))
-                statement = _advance(len(part))
-                result = connection.exec_driver_sql(statement, (now, *values))
-                advanced += result.rowcount
-            if advanced != len(gains):
-                self._heads.clear()
-                connection.rollback()
-                return None
-            rows: list[object] = []
-            reached = []
-            for entry in batch:
-                document_id, head = heads[entry.name]
-                for update, author in entry.updates:
-                    head += 1
-                    crc = checksum(document_id, head, update)
-                    rows += (document_id, head, update, author, now, crc)
-                heads[entry.name] = document_id, head
-                reached.append(head)
-            for fields in _slices(rows, 6 * ROWS_PER_STATEMENT):
-                connection.exec_driver_sql(_insert(len(fields) // 6), tuple(fields))
-        if len(self._heads) > KNOWN_HEADS:
-            self._heads.clear()
-        self._heads |= heads
-        return reached
-
-    def _hang_up(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        if not self.in_memory:
-            writer.invalidate()
-        writer.close()
-
-    def _migrate(self, connection: Connection, found: str | None) -> None:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-
-        config = Config()
-        config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        scripts = ScriptDirectory.from_config(config).walk_revisions()
-        if found is not None and found not in {script.revision for script in scripts}:
-            raise DatabaseTooNew(
-                f"a newer version of collab-server wrote {self} (its tables are at"
-                f" revision {found}, and this one knows {REVISION}); install that, or"
-                " restore a backup"
-            )
-        command.upgrade(config, "head")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Raise what a database or its driver says as a StoreError."""
-        try:
-            yield
-        except (SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as exc:
-            cause = exc.orig if isinstance(exc, DBAPIError) else exc
-            advice = _advice(getattr(cause, "sqlite_errorcode", 0) & 0xFF, self.path)
-            if advice:
-                message = f"cannot use the database {self}: {cause}; {advice}"
-                raise DatabaseUnreachable(message) from exc
-            raise StoreError(f"the database {self} refuses: {cause}") from exc
+    def verify_snapshot(self, document_id: int, position: int) -> bool:
+        """Whether a snapshot is there, and has been read back as it was written."""
+        with self.database.reading() as connection:
+            return _snapshot(connection, document_id, position) is not None
 
 
-def _advice(code: int, path: Path | None) -> str | None:
-    """What to do about an error of SQLite that is no fault of the statement."""
-    match code:
-        case sqlite3.SQLITE_CANTOPEN if path and os.path.isdir(path):
-            return "name a file in that directory"
-        case sqlite3.SQLITE_CANTOPEN if path and not os.path.exists(path):
-            return f"{path.parent} must be a directory that this user may write to"
-        case (
-            sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM
-        ) if path:
-            return "this user must be able to write to the file and its directory"
-        case sqlite3.SQLITE_NOTADB:
-            return "it is some other file, so name another"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return "another process has been writing to it for too long"
-        case sqlite3.SQLITE_FULL:
-            return "make room on its disk"
-        case sqlite3.SQLITE_IOERR:
-            return "see to its disk"
-        case _:
-            return None
+def _reaches(connection: Connection, here: dict[str, int]) -> bool:
+    """Whether a position is one of a document's."""
+    found = connection.execute(_HEAD, here).one_or_none()
+    return found is not None and bool(found.base <= here["position"] <= found.head)
 
 
-def _find_or_create(
-    connection: Connection, names: Sequence[str], now: int
-) -> dict[str, tuple[int, int]]:
-    """The ids and heads of documents, by name."""
-    rows = connection.execute(_FIND_ALL, {"names": names})
-    found = {name: (id, head) for name, id, head in rows}
-    missing = [
-        {"name": name, "epoch": uuid.uuid4().hex, "now": now}
-        for name in names
-        if name not in found
-    ]
-    if not missing:
-        return found
-    connection.execute(_CREATE, missing)
-    return _find_or_create(connection, names, now)
+def _find_all(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    found = connection.execute(_FIND_ALL, {"names": names})
+    return dict(found.all())
+
+
+def _snapshot(
+    connection: Connection, document_id: int, position: int
+) -> Snapshot | None:
+    here = {"id": document_id, "position": position}
+    found = connection.execute(_SNAPSHOT, here).one_or_none()
+    if found is None:
+        return None
+    state, gate, crc = found
+    if crc != checksum(document_id, position, state, gate):
+        return None
+    return Snapshot(position, state, gate)
 
 
 def _newest(
-    connection: Connection, document_id: int, damaged: list[Damaged]
+    connection: Connection, document_id: int, until: int, damaged: list[Damaged]
 ) -> Snapshot | None:
-    for position in connection.execute(_SNAPSHOTS, {"id": document_id}).scalars().all():
-        here = {"id": document_id, "position": position}
-        state, gate, crc = connection.execute(_SNAPSHOT, here).one()
-        if crc == checksum(document_id, position, state, gate):
-            return Snapshot(position, state, gate)
+    where = {"id": document_id, "until": until}
+    for position in connection.execute(_SNAPSHOTS, where).scalars().all():
+        snapshot = _snapshot(connection, document_id, position)
+        if snapshot is not None:
+            return snapshot
         damaged.append(Damaged("snapshot", position, position, "has a wrong CRC-32"))
     return None
+
+
+def _behind(
+    connection: Connection,
+    document: sa.Row[tuple[int, str, int, int, int | None]],
+    snapshot: Snapshot | None,
+    until: int,
+    damaged: list[Damaged],
+) -> list[Row]:
+    """The rows behind a snapshot, if there is one."""
+    after = snapshot.position if snapshot else 0
+    if after < document.base:
+        cause = "were discarded, and the snapshot that stood for them is damaged"
+        gap = Damaged("updates", after + 1, document.base, cause)
+        damaged += _unknown(connection, document.id, [gap])
+        after = document.base
+    return _rows(connection, document.id, after, until, damaged)
 
 
 def _rows(
@@ -517,61 +551,49 @@ def _rows(
     damaged: list[Damaged],
 ) -> list[Row]:
     rows = []
+    lost: list[Damaged] = []
     expected = after + 1
     where = {"id": document_id, "after": after, "until": until}
-    for position, data, crc in connection.execute(_UPDATES, where).all():
-        if position != expected:
-            damaged.append(Damaged("update", expected, position - 1, "is missing"))
+    for position, span, data, crc in connection.execute(_UPDATES, where).all():
+        if position - span >= expected:
+            lost.append(Damaged("update", expected, position - span, "is missing"))
         expected = position + 1
-        if crc == checksum(document_id, position, data):
+        if crc == checksum(document_id, position, data, span=span):
             rows.append(Row(position, data))
         else:
-            damaged.append(Damaged("update", position, position, "has a wrong CRC-32"))
+            first = position - span + 1
+            damaged.append(Damaged("update", first, position, "has a wrong CRC-32"))
     if expected <= until:
-        damaged.append(Damaged("update", expected, until, "is missing"))
+        lost.append(Damaged("update", expected, until, "is missing"))
+    if lost:
+        damaged += _unknown(connection, document_id, lost)
+    damaged.sort(key=lambda damage: damage.first)
     return rows
 
 
-def _configure(connection: sqlite3.Connection, _: object) -> None:
-    # Python's sqlite3 would begin transactions on its own: late, and not for reading.
-    connection.isolation_level = None
-    connection.execute("PRAGMA synchronous = FULL")  # Each commit reaches the disk.
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA cache_size = -16000")  # KiB
-    # What a statement would undo is kept in memory, not in a new file each time.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
-    patience = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            # Two processes create the file at once, and SQLite does not wait for this.
-            busy = exc.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > patience:
-                raise
-            time.sleep(0.01)
+def _unknown(
+    connection: Connection, document_id: int, gaps: Sequence[Damaged]
+) -> list[Damaged]:
+    """What of gaps is not in quarantine: that was reported when it was put there."""
+    known = connection.execute(_LOST, {"id": document_id}).all()
+    return [part for gap in gaps for part in _without(gap, known)]
 
 
-def _begin(connection: Connection) -> None:
-    # A transaction that reads and then writes fails if somebody else wrote in between:
-    # one that is going to write says so at once.
-    write = connection.get_execution_options().get("write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def _without(gap: Damaged, known: Sequence[tuple[int, int]]) -> list[Damaged]:
+    """What of a gap is not in some ranges."""
+    left = []
+    at = gap.first
+    for first, last in sorted(known):
+        if first > gap.last or last < at:
+            continue
+        if first > at:
+            left.append(Damaged(gap.what, at, first - 1, gap.cause))
+        at = last + 1
+    if at <= gap.last:
+        left.append(Damaged(gap.what, at, gap.last, gap.cause))
+    return left
 
 
-def _migrations() -> Path:
-    """Where the migrations are: in the installed package, or beside it."""
-    package = Path(__file__).parent
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
-
-
-def _slices(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for at in range(0, len(values), size):
-        yield values[at : at + size]
-
-
-def _now() -> int:
+def milliseconds() -> int:
+    """The time, in milliseconds since the epoch. It may go back."""
     return int(time.time() * 1000)

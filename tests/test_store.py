@@ -1,59 +1,39 @@
-"""The log keeps what it acknowledged, in order, and says what it lost."""
+"""The log keeps what it acknowledged, in order, and says what it lost.
+
+Whatever the database: each test is run with SQLite, PostgreSQL and MariaDB. Commits
+that fail or meet are in ``test_commits.py``, what is true of SQLite alone in
+``test_sqlite.py``, and how servers are reached in ``test_connecting.py``.
+"""
 
 from __future__ import annotations
 
-import os
 import random
-import sqlite3
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from collab.errors import DatabaseUnreachable, StoreError
-from collab.store import Append, Damaged, Row, Snapshot, Store, Stored
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "collab.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    store = opened(path)
-    yield store
-    store.close()
-
-
-def opened(path: Path) -> Store:
-    store = Store(f"sqlite:///{path}")
-    store.open()
-    return store
-
-
-def append(store: Store, name: str, *updates: bytes) -> int:
-    return store.append([Append(name, [(update, None) for update in updates])])[0]
-
-
-def behind_its_back(path: Path, statement: str, *values: object) -> None:
-    """Do to the database what a disk, an operator or another program might do."""
-    with sqlite3.connect(path) as connection:
-        connection.execute(statement, values)
-    connection.close()
-
+from collab.catalog import Catalog
+from collab.errors import DocumentGone, NotKept, StoreError
+from collab.store import Append, Appended, Damaged, Row, Snapshot, Store, Stored
+from tests.databases import DatabaseServer
+from tests.stores import (
+    append,
+    behind_its_back,
+    discard_rows,
+    id_of,
+    merge_rows,
+    names,
+    opened,
+    write_snapshot,
+)
 
 # Appending and loading.
 
 
 def test_what_was_appended_is_loaded_in_order(store: Store) -> None:
-    heads = store.append([Append("doc", [(b"one", "alice"), (b"two", None)])])
+    [appended] = store.append([Append("doc", [(b"one", "alice"), (b"two", None)])])
     stored = store.load("doc")
-    assert heads == [2]
+    assert appended == Appended(id_of(store), 2)
+    assert stored.document_id == appended.document_id
     assert stored.head == 2
     assert stored.rows == [Row(1, b"one"), Row(2, b"two")]
     assert (stored.snapshot, stored.damaged) == (None, [])
@@ -61,16 +41,15 @@ def test_what_was_appended_is_loaded_in_order(store: Store) -> None:
 
 def test_loading_creates_nothing(store: Store) -> None:
     assert store.load("doc") == Stored(None, None, 0, None, [], [])
-    assert not store.exists("doc")
-    assert store.names() == []
+    assert names(store) == []
 
 
-def test_positions_go_on_where_they_were_when_the_store_is_reopened(path: Path) -> None:
+def test_positions_go_on_where_they_were_when_the_store_is_reopened(url: str) -> None:
     for expected in (2, 4, 6):
-        store = opened(path)
+        store = opened(url)
         assert append(store, "doc", b"x", b"y") == expected
         store.close()
-    store = opened(path)
+    store = opened(url)
     stored = store.load("doc")
     assert [row.position for row in stored.rows] == [1, 2, 3, 4, 5, 6]
     store.close()
@@ -93,7 +72,7 @@ def test_a_document_may_occur_twice_in_a_commit(store: Store) -> None:
         Append("a", [(b"3", None)]),
         Append("a", []),
     ]
-    assert store.append(batch) == [2, 1, 3, 3]
+    assert [appended.head for appended in store.append(batch)] == [2, 1, 3, 3]
     assert [row.update for row in store.load("a").rows] == [b"1", b"2", b"3"]
 
 
@@ -101,68 +80,14 @@ def test_a_commit_may_have_more_rows_and_documents_than_a_statement(
     store: Store,
 ) -> None:
     batch = [Append(f"doc{n}", [(b"%d" % n, None)] * 5) for n in range(300)]
-    assert store.append(batch) == [5] * 300
-    assert store.append(batch) == [10] * 300
-    assert len(store.names()) == 300
+    assert [appended.head for appended in store.append(batch)] == [5] * 300
+    assert [appended.head for appended in store.append(batch)] == [10] * 300
+    assert len(names(store)) == 300
     assert store.load("doc299").rows == [Row(n, b"299") for n in range(1, 11)]
 
 
 def test_an_empty_commit_is_nothing(store: Store) -> None:
     assert store.append([]) == []
-
-
-def test_two_processes_may_append_to_the_same_document(path: Path) -> None:
-    here, there = opened(path), opened(path)
-    heads = [append(store, "doc", b"x", b"y") for store in (here, there) * 3]
-    assert heads == [2, 4, 6, 8, 10, 12]
-    stored = here.load("doc")
-    assert [row.position for row in stored.rows] == list(range(1, 13))
-    assert stored.damaged == []
-    here.close()
-    there.close()
-
-
-def test_a_document_that_another_process_deleted_starts_anew(
-    store: Store, path: Path
-) -> None:
-    append(store, "doc", b"old", b"older")
-    old = store.load("doc")
-    behind_its_back(path, "PRAGMA foreign_keys = ON")
-    behind_its_back(path, "DELETE FROM updates")
-    behind_its_back(path, "DELETE FROM documents")
-    assert append(store, "doc", b"new") == 1
-    new = store.load("doc")
-    assert new.rows == [Row(1, b"new")]
-    assert new.document_id != old.document_id
-    assert new.epoch != old.epoch
-
-
-def test_a_commit_that_fails_in_the_middle_stores_nothing(
-    store: Store, path: Path
-) -> None:
-    append(store, "a", b"before")
-    behind_its_back(
-        path,
-        "CREATE TRIGGER poison BEFORE INSERT ON updates WHEN NEW.author = 'mallory'"
-        " BEGIN SELECT RAISE(ABORT, 'poison'); END",
-    )
-    batch = [
-        Append("a", [(b"good", None)]),
-        Append("b", [(b"good", None), (b"bad", "mallory")]),
-        Append("c", [(b"good", None)]),
-    ]
-    with pytest.raises(StoreError, match="poison") as caught:
-        store.append(batch)
-    assert not isinstance(caught.value, DatabaseUnreachable)
-    assert store.load("a").rows == [Row(1, b"before")]
-    assert store.names() == ["a"]
-
-    assert store.append([batch[0]]) == [2]
-    with pytest.raises(StoreError, match="poison"):
-        store.append([batch[1]])
-    assert store.append([batch[2]]) == [1]
-    assert store.names() == ["a", "c"]
-    assert store.load("a").damaged == []
 
 
 def test_a_slice_of_the_log_is_read(store: Store) -> None:
@@ -173,13 +98,24 @@ def test_a_slice_of_the_log_is_read(store: Store) -> None:
     assert store.read("nobody", 0, 100) == []
 
 
-def test_large_updates_are_kept(store: Store) -> None:
-    large = random.Random(1).randbytes(5 * 2**20)
-    append(store, "doc", large)
-    assert store.load("doc").rows == [Row(1, large)]
+def test_any_bytes_are_an_update(store: Store) -> None:
+    updates = [b"", b"\0", bytes(range(256)), b"\\'\"%s%(x)s:x?", b"\xff" * 1000]
+    store.append([Append("doc", [(update, None) for update in updates])])
+    assert [row.update for row in store.load("doc").rows] == updates
 
 
-# Names.
+@pytest.mark.slow
+def test_blobs_of_64_mib_are_kept(store: Store) -> None:
+    noise, zeros = random.Random(1).randbytes(64 * 2**20), bytes(64 * 2**20)
+    append(store, "doc", noise)
+    assert store.load("doc").rows == [Row(1, noise)]
+    append(store, "doc", zeros)
+    assert store.read("doc", 1, 1) == [Row(2, zeros)]
+    assert store.write_snapshot(id_of(store), 2, noise, zeros[:1000])
+    assert store.load("doc").snapshot == Snapshot(2, noise, zeros[:1000])
+
+
+# Names and authors.
 
 
 @pytest.mark.parametrize(
@@ -187,6 +123,7 @@ def test_large_updates_are_kept(store: Store) -> None:
     [
         "é" * 127 + "x",
         "😀" * 63 + "abc",
+        "e\u0301\u0323 👩‍👩‍👧‍👦 \U0010ffff",
         "'; DROP TABLE updates; --",
         '"quoted" %s ? :name %(name)s',
         "a/b/../c",
@@ -197,33 +134,58 @@ def test_large_updates_are_kept(store: Store) -> None:
 def test_any_name_is_a_name(store: Store, name: str) -> None:
     append(store, name, b"x")
     append(store, name, b"y")
-    assert store.names() == [name]
+    assert names(store) == [name]
     assert store.load(name).head == 2
+    assert store.read_at(name, 1).rows == [Row(1, b"x")]
 
 
 def test_names_that_differ_in_a_byte_are_different_documents(store: Store) -> None:
-    names = ["Doc", "doc", "doc ", "dóc", "do\u0301c", "ﬀ", "ff", "ß", "ss"]
-    for name in names:
+    different = ["Doc", "doc", "doc ", "dóc", "do\u0301c", "ﬀ", "ff", "ß", "ss"]
+    different += ["😀", "😁", "e\u0301", "é", "a", "a\u200d", "\uffee", "\U00010000"]
+    for name in different:
         append(store, name, name.encode())
-    assert store.names() == sorted(names, key=str.encode)
-    assert [store.load(name).rows for name in names] == [
-        [Row(1, name.encode())] for name in names
+    assert names(store) == sorted(different, key=str.encode)
+    assert [store.load(name).rows for name in different] == [
+        [Row(1, name.encode())] for name in different
     ]
-
-
-def test_names_are_listed_in_pages(store: Store) -> None:
-    for name in "cabd":
-        append(store, name, b"x")
-    assert store.names(limit=2) == ["a", "b"]
-    assert store.names(after="b", limit=2) == ["c", "d"]
-    assert store.names(after="d") == []
 
 
 def test_a_name_that_is_no_unicode_is_refused(store: Store) -> None:
     with pytest.raises(StoreError):
         append(store, "\ud800", b"x")
     assert append(store, "doc", b"x") == 1
-    assert store.names() == ["doc"]
+    assert names(store) == ["doc"]
+
+
+def test_any_name_may_be_an_authors(store: Store) -> None:
+    authors = [
+        "ann",
+        "",
+        "O'Neill \\",
+        "e\u0301\u0323",
+        "👩‍👩‍👧‍👦",
+        "%s :x",
+        "é" * 5000,
+    ]
+    store.append([Append("doc", [(b"x", author) for author in authors])])
+    query = "SELECT author FROM updates ORDER BY position"
+    assert behind_its_back(store.url, query) == authors
+
+
+def test_a_database_in_another_character_set_keeps_names(
+    mariadb: DatabaseServer,
+) -> None:
+    store = opened(mariadb.create_database("CHARACTER SET latin1"))
+    name = "😀" * 63 + "é"
+    store.append([Append(name, [(b"x", "😀 е\u0301")])])
+    assert names(store) == [name]
+    Catalog(store.database).annotate(name, {"заголовок": "😀"})
+    described = Catalog(store.database).describe(name)
+    assert described is not None
+    assert described.metadata == {"заголовок": "😀"}
+    query = "SELECT author FROM updates"
+    assert behind_its_back(store.url, query) == ["😀 е\u0301"]
+    store.close()
 
 
 # Snapshots.
@@ -237,55 +199,136 @@ def test_a_document_is_its_snapshot_and_the_rows_behind(store: Store) -> None:
     assert stored.rows == [Row(3, b"3")]
 
 
-def test_the_newest_two_snapshots_are_kept(store: Store, path: Path) -> None:
-    append(store, "doc", *[b"x"] * 9)
-    for position in (2, 4, 6, 8):
-        assert write_snapshot(store, position)
-    assert positions_of_snapshots(path) == [6, 8]
-
-
-def test_a_snapshot_may_be_written_twice(store: Store, path: Path) -> None:
+def test_a_snapshot_may_be_written_twice(store: Store) -> None:
     append(store, "doc", *[b"x"] * 9)
     for position in (2, 4, 4):
         assert write_snapshot(store, position)
-    assert positions_of_snapshots(path) == [2, 4]
+    assert positions_of_snapshots(store) == [2, 4]
 
 
-def test_a_snapshot_does_not_replace_a_newer_one(store: Store, path: Path) -> None:
-    append(store, "doc", *[b"x"] * 9)
-    assert write_snapshot(store, 8)
-    assert not write_snapshot(store, 4)
-    assert positions_of_snapshots(path) == [8]
-
-
-def test_no_snapshot_is_taken_of_what_is_not_there(store: Store, path: Path) -> None:
+def test_no_snapshot_is_taken_of_what_is_not_there(store: Store) -> None:
     append(store, "doc", b"x")
     assert not write_snapshot(store, 2)
-    assert not store.write_snapshot(99, 1, b"", b"")
-    assert positions_of_snapshots(path) == []
+    assert not store.write_snapshot(id_of(store) + 1, 1, b"", b"")
+    assert positions_of_snapshots(store) == []
 
 
-def write_snapshot(store: Store, position: int, name: str = "doc") -> bool:
-    document_id = store.load(name).document_id
-    assert document_id is not None
-    state, index = b"state %d" % position, b"index %d" % position
-    return store.write_snapshot(document_id, position, state, index)
+def test_no_snapshot_is_taken_of_what_was_discarded(store: Store) -> None:
+    append(store, "doc", *[b"x"] * 9)
+    assert write_snapshot(store, 4)
+    discard_rows(store.url, id_of(store), 4)
+    assert not write_snapshot(store, 3)
+    assert write_snapshot(store, 4)
+    assert write_snapshot(store, 5)
+    assert positions_of_snapshots(store) == [4, 5]
 
 
-def positions_of_snapshots(path: Path) -> list[int]:
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT position FROM snapshots ORDER BY position")
-        return [position for (position,) in rows]
+def test_a_snapshot_is_verified_by_reading_it(store: Store) -> None:
+    append(store, "doc", b"x")
+    document_id = id_of(store)
+    assert not store.verify_snapshot(document_id, 1)
+    write_snapshot(store, 1)
+    assert store.verify_snapshot(document_id, 1)
+    behind_its_back(store.url, "UPDATE snapshots SET state = :data", data=b"other")
+    assert not store.verify_snapshot(document_id, 1)
+
+
+def positions_of_snapshots(store: Store) -> list[int]:
+    return behind_its_back(
+        store.url, "SELECT position FROM snapshots ORDER BY position"
+    )
+
+
+# The past.
+
+
+def test_the_log_is_read_as_it_was_at_every_position(store: Store) -> None:
+    updates = [b"%d" % n for n in range(1, 13)]
+    append(store, "doc", *updates)
+    for position in (4, 8):
+        write_snapshot(store, position)
+    assert positions_of_snapshots(store) == [4, 8]
+    for position in range(13):
+        stored = store.read_at("doc", position)
+        after = stored.snapshot.position if stored.snapshot else 0
+        assert after == position // 4 * 4 if position < 12 else 8
+        assert stored.head == position
+        assert [row.update for row in stored.rows] == updates[after:position]
+        assert stored.damaged == []
+
+
+def test_what_a_merged_row_stands_for_is_kept_at_its_end_only(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 13)])
+    document_id = id_of(store)
+    merge_rows(store.url, document_id, 2, 3, b"2-3")
+    merge_rows(store.url, document_id, 6, 9, b"6-9")
+    kept = {0, 1, 3, 4, 5, 9, 10, 11, 12}
+    log = [(1, b"1"), (3, b"2-3"), (4, b"4"), (5, b"5"), (9, b"6-9")]
+    log += [(10, b"10"), (11, b"11"), (12, b"12")]
+    for position in range(13):
+        if position in kept:
+            stored = store.read_at("doc", position)
+            assert stored.rows == [Row(*row) for row in log if row[0] <= position]
+            assert stored.damaged == []
+        else:
+            with pytest.raises(NotKept):
+                store.read_at("doc", position)
+    with pytest.raises(NotKept) as caught:
+        store.read_at("doc", 7)
+    message = "position 7 is not kept: the nearest that are kept are 5 and 9"
+    assert str(caught.value) == message
+    loaded = store.load("doc")
+    assert loaded.rows == [Row(*row) for row in log]
+    assert loaded.damaged == []
+
+
+def test_a_snapshot_within_a_merged_row_keeps_its_position(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 7)])
+    write_snapshot(store, 3)
+    merge_rows(store.url, id_of(store), 2, 5, b"2-5")
+    stored = store.read_at("doc", 3)
+    assert stored.snapshot == Snapshot(3, b"state 3", b"index 3")
+    assert (stored.rows, stored.damaged) == ([], [])
+    with pytest.raises(NotKept, match="nearest that are kept are 3 and 5"):
+        store.read_at("doc", 4)
+    # Merging twice changes nothing: a row of which the snapshot has a part is read.
+    assert store.load("doc").rows == [Row(5, b"2-5"), Row(6, b"6")]
+    assert store.load("doc").damaged == []
+
+
+def test_what_was_discarded_is_not_kept(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 9)])
+    for position in (4, 6):
+        write_snapshot(store, position)
+    discard_rows(store.url, id_of(store), 4)
+    for position in range(4):
+        with pytest.raises(NotKept) as caught:
+            store.read_at("doc", position)
+        message = f"position {position} is not kept: the history begins at 4"
+        assert str(caught.value) == message
+    assert store.read_at("doc", 4).snapshot == Snapshot(4, b"state 4", b"index 4")
+    assert store.read_at("doc", 5).rows == [Row(5, b"5")]
+    assert store.read_at("doc", 7).rows == [Row(7, b"7")]
+    assert store.load("doc").rows == [Row(7, b"7"), Row(8, b"8")]
+
+
+def test_there_is_no_past_of_what_never_was(store: Store) -> None:
+    append(store, "doc", b"x")
+    for position in (-1, 2):
+        with pytest.raises(NotKept, match="the log ends at 1"):
+            store.read_at("doc", position)
+    with pytest.raises(DocumentGone):
+        store.read_at("nobody", 0)
 
 
 # Damage.
 
 
 def test_a_row_with_a_flipped_bit_is_named_and_the_rest_is_loaded(
-    store: Store, path: Path
+    store: Store,
 ) -> None:
     append(store, "doc", b"one", b"two", b"three")
-    behind_its_back(path, "UPDATE updates SET data = ? WHERE position = 2", b"twn")
+    flip(store, 2)
     stored = store.load("doc")
     assert stored.rows == [Row(1, b"one"), Row(3, b"three")]
     assert stored.damaged == [Damaged("update", 2, 2, "has a wrong CRC-32")]
@@ -293,20 +336,27 @@ def test_a_row_with_a_flipped_bit_is_named_and_the_rest_is_loaded(
     assert stored.head == 3
 
 
-def test_rows_that_changed_places_are_damaged(store: Store, path: Path) -> None:
+def test_a_damaged_row_that_stands_for_several_says_for_which(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 6)])
+    merge_rows(store.url, id_of(store), 2, 4, b"2-4")
+    flip(store, 4)
+    assert store.load("doc").rows == [Row(1, b"1"), Row(5, b"5")]
+    assert store.load("doc").damaged == [Damaged("update", 2, 4, "has a wrong CRC-32")]
+
+
+def test_rows_that_changed_places_are_damaged(store: Store) -> None:
     append(store, "doc", b"one", b"two")
     for old, new in ((1, 3), (2, 1), (3, 2)):
-        behind_its_back(
-            path, "UPDATE updates SET position = ? WHERE position = ?", new, old
-        )
+        statement = "UPDATE updates SET position = :new WHERE position = :old"
+        behind_its_back(store.url, statement, new=new, old=old)
     stored = store.load("doc")
     assert stored.rows == []
     assert [damage.first for damage in stored.damaged] == [1, 2]
 
 
-def test_missing_rows_are_damage(store: Store, path: Path) -> None:
+def test_missing_rows_are_damage(store: Store) -> None:
     append(store, "doc", *[b"%d" % n for n in range(1, 8)])
-    behind_its_back(path, "DELETE FROM updates WHERE position IN (1, 3, 4, 7)")
+    lose(store, 1, 3, 4, 7)
     stored = store.load("doc")
     assert [row.position for row in stored.rows] == [2, 5, 6]
     assert [str(damage) for damage in stored.damaged] == [
@@ -316,13 +366,12 @@ def test_missing_rows_are_damage(store: Store, path: Path) -> None:
     ]
 
 
-def test_behind_a_damaged_snapshot_stands_the_previous_one(
-    store: Store, path: Path
-) -> None:
+def test_behind_a_damaged_snapshot_stands_the_previous_one(store: Store) -> None:
     append(store, "doc", b"1", b"2", b"3", b"4", b"5")
     write_snapshot(store, 2)
     write_snapshot(store, 4)
-    behind_its_back(path, "UPDATE snapshots SET gate = x'00' WHERE position = 4")
+    statement = "UPDATE snapshots SET gate = :data WHERE position = 4"
+    behind_its_back(store.url, statement, data=b"\0")
     stored = store.load("doc")
     assert stored.snapshot == Snapshot(2, b"state 2", b"index 2")
     assert stored.rows == [Row(3, b"3"), Row(4, b"4"), Row(5, b"5")]
@@ -332,125 +381,226 @@ def test_behind_a_damaged_snapshot_stands_the_previous_one(
     assert store.load("doc").damaged == []
 
 
-def test_behind_damaged_snapshots_stands_the_whole_log(
-    store: Store, path: Path
-) -> None:
+def test_behind_damaged_snapshots_stands_the_whole_log(store: Store) -> None:
     append(store, "doc", b"1", b"2", b"3")
     write_snapshot(store, 1)
     write_snapshot(store, 2)
-    behind_its_back(path, "UPDATE snapshots SET state = x'00'")
+    behind_its_back(store.url, "UPDATE snapshots SET state = :data", data=b"\0")
     stored = store.load("doc")
     assert stored.snapshot is None
     assert stored.rows == [Row(1, b"1"), Row(2, b"2"), Row(3, b"3")]
-    assert [damage.first for damage in stored.damaged] == [2, 1]
+    assert [damage.first for damage in stored.damaged] == [1, 2]
 
 
-# Many at once.
+def test_a_snapshot_that_cannot_be_used_is_done_without(store: Store) -> None:
+    append(store, "doc", b"1", b"2", b"3", b"4")
+    write_snapshot(store, 1)
+    write_snapshot(store, 3)
+    stored = store.load("doc", below=3)
+    assert stored.snapshot == Snapshot(1, b"state 1", b"index 1")
+    assert stored.rows == [Row(2, b"2"), Row(3, b"3"), Row(4, b"4")]
+    stored = store.load("doc", below=1)
+    assert stored.snapshot is None
+    assert [row.position for row in stored.rows] == [1, 2, 3, 4]
+    assert stored.head == 4
+    assert stored.damaged == []
 
 
-def test_a_reader_does_not_wait_for_the_writer(store: Store) -> None:
-    append(store, "doc", b"x")
-    with store.exclusively() as connection:
-        connection.exec_driver_sql("DELETE FROM updates")
-        read: list[Stored] = []
-        reader = threading.Thread(target=lambda: read.append(store.load("doc")))
-        reader.start()
-        reader.join(10)
-    assert [stored.rows for stored in read] == [[Row(1, b"x")]]
-
-
-@pytest.mark.parametrize("where", ["file", "memory"])
-def test_readers_see_whole_commits_while_a_writer_writes(
-    where: str, path: Path
-) -> None:
-    store = Store("sqlite://") if where == "memory" else Store(f"sqlite:///{path}")
-    store.open()
-    append(store, "doc", b"x", b"x", b"x")
-    done = threading.Event()
-    torn: list[Stored] = []
-
-    def read() -> None:
-        while not done.is_set():
-            stored = store.load("doc")
-            if stored.head % 3 or stored.damaged or len(stored.rows) != stored.head:
-                torn.append(stored)
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    heads = [append(store, "doc", b"x", b"x", b"x") for _ in range(100)]
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert heads == list(range(6, 306, 3))
-    assert torn == []
-    store.close()
-
-
-def test_a_database_in_memory_is_shared_by_threads() -> None:
-    store = Store("sqlite://")
-    store.open()
-    threads = [
-        threading.Thread(target=append, args=(store, "doc", b"x")) for _ in range(10)
+def test_discarded_rows_whose_snapshot_is_damaged_are_lost(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 7)])
+    write_snapshot(store, 4)
+    discard_rows(store.url, id_of(store), 4)
+    lost = [
+        "updates 1 to 4 were discarded, and the snapshot that stood for them is"
+        " damaged",
+        "snapshot 4 has a wrong CRC-32",
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [row.position for row in store.load("doc").rows] == list(range(1, 11))
-    with pytest.raises(StoreError):
-        append(store, "\ud800", b"x")
-    assert append(store, "doc", b"x") == 11
-    assert store.in_memory
-    store.close()
+    assert [str(each) for each in store.load("doc", below=4).damaged] == lost[:1]
+    behind_its_back(store.url, "UPDATE snapshots SET state = :data", data=b"\0")
+    stored = store.load("doc")
+    assert [str(each) for each in stored.damaged] == lost
+    assert stored.rows == [Row(5, b"5"), Row(6, b"6")]
 
 
-APPENDER = """
-import os, sys
-from collab.store import Append, Store
-store = Store(sys.argv[1])
-store.open()
-position = store.load("doc").head
-while True:
-    batch = [Append("doc", [(b"%d" % (position + n), None) for n in range(1, 4)])]
-    position = store.append(batch)[0]
-    os.write(1, b"%d\\n" % position)
-"""
+def test_the_past_is_damaged_where_its_rows_are(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 7)])
+    flip(store, 2)
+    lose(store, 4, 5)
+    wrong = Damaged("update", 2, 2, "has a wrong CRC-32")
+    assert store.read_at("doc", 1).damaged == []
+    assert store.read_at("doc", 2).damaged == [wrong]
+    assert store.read_at("doc", 4).rows == [Row(1, b"1"), Row(3, b"3")]
+    missing = Damaged("update", 4, 4, "is missing")
+    assert store.read_at("doc", 4).damaged == [wrong, missing]
+    missing = Damaged("update", 4, 5, "is missing")
+    assert store.read_at("doc", 6).damaged == [wrong, missing]
 
 
-def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
-    url = f"sqlite:///{path}"
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    chance = random.Random(seed)
-    acknowledged = 0
-    for _ in range(10):
-        command = [sys.executable, "-c", APPENDER, url]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            for _ in range(chance.randrange(1, 300)):
-                acknowledged = int(child.stdout.readline())
-            child.kill()
-            rest = child.stdout.read().split(b"\n")
-        if complete := rest[:-1]:
-            acknowledged = int(complete[-1])
-        store = opened(path)
-        stored = store.load("doc")
-        store.close()
-        assert stored.head >= acknowledged
-        assert stored.head % 3 == 0
+def flip(store: Store, position: int) -> None:
+    statement = "UPDATE updates SET data = :data WHERE position = :position"
+    behind_its_back(store.url, statement, data=b"twn", position=position)
+
+
+def lose(store: Store, *positions: int) -> None:
+    for position in positions:
+        statement = "DELETE FROM updates WHERE position = :position"
+        behind_its_back(store.url, statement, position=position)
+
+
+# Quarantine.
+
+
+def test_a_document_is_what_is_left_of_it_after_quarantine(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 9)])
+    write_snapshot(store, 2)
+    flip(store, 4)
+    lose(store, 6, 7)
+    statement = "UPDATE snapshots SET state = :data"
+    behind_its_back(store.url, statement, data=b"\0")
+    stored = store.load("doc")
+    assert [damage.first for damage in stored.damaged] == [2, 4, 6]
+    catalog = Catalog(store.database)
+    document_id = id_of(store)
+    catalog.isolate(document_id, stored.damaged)
+
+    assert catalog.quarantined(document_id) == [
+        Damaged("snapshot", 2, 2, "has a wrong CRC-32"),
+        Damaged("update", 4, 4, "has a wrong CRC-32"),
+        Damaged("update", 6, 7, "is missing"),
+    ]
+    left = [Row(n, b"%d" % n) for n in (1, 2, 3, 5, 8)]
+    assert store.load("doc") == Stored(document_id, stored.epoch, 8, None, left, [])
+    assert append(store, "doc", b"9") == 9
+    assert store.read_at("doc", 5).rows == left[:4]
+
+
+def test_nothing_is_thrown_away_by_quarantine(store: Store) -> None:
+    store.append([Append("doc", [(b"one", "ann"), (b"two", "bob")])])
+    write_snapshot(store, 1)
+    flip(store, 2)
+    damaged = [
+        Damaged("update", 2, 2, "has a wrong CRC-32"),
+        Damaged("snapshot", 1, 1, "is unreadable"),
+    ]
+    before = behind_its_back(store.url, "SELECT at, crc FROM updates ORDER BY position")
+    for _ in range(2):  # As two nodes do that open it at once.
+        Catalog(store.database).isolate(id_of(store), damaged)
+    rows = behind_its_back(
+        store.url,
+        "SELECT what, first, last, data, gate, author, cause FROM quarantine"
+        " ORDER BY first",
+    )
+    assert rows == [
+        ("snapshot", 1, 1, b"state 1", b"index 1", None, "is unreadable"),
+        ("update", 2, 2, b"twn", None, "bob", "has a wrong CRC-32"),
+    ]
+    query = "SELECT at, crc FROM quarantine WHERE what = 'update'"
+    assert behind_its_back(store.url, query) == before[1:]
+    assert store.load("doc").rows == [Row(1, b"one")]
+
+
+def test_only_what_is_not_on_record_is_reported(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 13)])
+    catalog = Catalog(store.database)
+    lose(store, 3, 4, 8)
+    catalog.isolate(id_of(store), store.load("doc").damaged)
+    assert store.load("doc").damaged == []
+    lose(store, 2, 5, 6, 7, 9, 12)
+    missing = store.load("doc").damaged
+    ranges = [(damage.first, damage.last) for damage in missing]
+    assert ranges == [(2, 2), (5, 7), (9, 9), (12, 12)]
+    catalog.isolate(id_of(store), missing)
+    assert store.load("doc").damaged == []
+    assert store.load("doc").rows == [Row(n, b"%d" % n) for n in (1, 10, 11)]
+
+
+def test_the_past_of_what_is_in_quarantine_is_what_is_left(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 7)])
+    lose(store, 3, 4, 6)
+    Catalog(store.database).isolate(id_of(store), store.load("doc").damaged)
+    for position, left in ((3, [1, 2]), (4, [1, 2]), (5, [1, 2, 5]), (6, [1, 2, 5])):
+        stored = store.read_at("doc", position)
+        assert [row.position for row in stored.rows] == left
         assert stored.damaged == []
-        assert stored.rows == [Row(n, b"%d" % n) for n in range(1, stored.head + 1)]
 
 
-# What can go wrong with a database.
+def test_lost_history_is_reported_until_it_is_on_record(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 7)])
+    write_snapshot(store, 4)
+    discard_rows(store.url, id_of(store), 4)
+    behind_its_back(store.url, "UPDATE snapshots SET state = :data", data=b"\0")
+    Catalog(store.database).isolate(id_of(store), store.load("doc").damaged)
+    stored = store.load("doc")
+    assert stored.damaged == []
+    assert stored.rows == [Row(5, b"5"), Row(6, b"6")]
 
 
-def test_every_commit_reaches_the_disk(store: Store) -> None:
-    with store.exclusively() as connection:
-        full = connection.exec_driver_sql("PRAGMA synchronous").scalar()
-        journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-        assert (full, journal) == (2, "wal")
+# Documents that are gone.
+
+
+@pytest.mark.parametrize("how", ["deleted", "purged"])
+def test_a_document_that_is_gone_gains_nothing(store: Store, how: str) -> None:
+    append(store, "gone", b"x")
+    append(store, "there", b"x")
+    document_id = id_of(store, "gone")
+    catalog = Catalog(store.database)
+    if how == "deleted":
+        catalog.delete("gone")
+    else:
+        catalog.purge("gone")
+    with pytest.raises(DocumentGone, match="document 'gone': it was deleted"):
+        store.load("gone")
+    with pytest.raises(DocumentGone):
+        store.read_at("gone", 1)
+    assert store.read("gone", 0, 10) == []
+    for known in (None, document_id):
+        gone = Append("gone", [(b"y", None)], known)
+        there = Append("there", [(b"y", None)])
+        with pytest.raises(DocumentGone):
+            store.append([there, gone, Append("new", [(b"y", None)])])
+        assert store.load("there").head == 1
+        assert store.load("new").document_id is None
+    assert append(store, "there", b"y") == 2
+
+
+def test_a_document_in_the_place_of_another_is_not_taken_for_it(store: Store) -> None:
+    append(store, "doc", b"old", b"older")
+    old = store.load("doc")
+    Catalog(store.database).purge("doc", forget=True)
+    assert append(store, "doc", b"new") == 1
+    new = store.load("doc")
+    assert new.rows == [Row(1, b"new")]
+    assert new.document_id != old.document_id
+    assert new.epoch != old.epoch
+    with pytest.raises(DocumentGone):
+        store.append([Append("doc", [(b"late", None)], old.document_id)])
+    assert store.load("doc") == new
+    [appended] = store.append([Append("doc", [(b"next", None)], new.document_id)])
+    assert appended == Appended(id_of(store), 2)
+
+
+def test_a_document_that_another_node_deleted_starts_anew(store: Store) -> None:
+    append(store, "doc", b"old", b"older")
+    old = store.load("doc")
+    for table in ("updates", "documents"):
+        behind_its_back(store.url, f"DELETE FROM {table}")
+    assert append(store, "doc", b"new") == 1
+    new = store.load("doc")
+    assert new.rows == [Row(1, b"new")]
+    assert new.document_id != old.document_id
+    assert new.epoch != old.epoch
+
+
+def test_a_restored_document_goes_on(store: Store) -> None:
+    append(store, "doc", b"x")
+    before = store.load("doc")
+    Catalog(store.database).delete("doc")
+    Catalog(store.database).restore("doc")
+    assert store.load("doc") == before
+    assert append(store, "doc", b"y") == 2
+
+
+# The store itself.
 
 
 def test_ping_answers(store: Store) -> None:
@@ -460,114 +610,3 @@ def test_ping_answers(store: Store) -> None:
 def test_closing_twice_is_harmless(store: Store) -> None:
     store.close()
     store.close()
-
-
-def test_an_open_database_that_is_lost_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "data" / "collab.db"
-    path.parent.mkdir()
-    store = opened(path)
-    store.close()
-    path.unlink()
-    path.parent.rmdir()
-    with pytest.raises(DatabaseUnreachable, match="must be a directory"):
-        store.ping()
-
-
-def test_a_full_disk_stores_nothing_and_recovers(store: Store) -> None:
-    append(store, "doc", b"x")
-    with store.exclusively() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(DatabaseUnreachable, match="make room on its disk"):
-        append(store, "doc", b"y" * 100_000)
-    assert store.load("doc").rows == [Row(1, b"x")]
-    assert append(store, "doc", b"z") == 2
-
-
-def test_a_lock_that_is_held_too_long_is_an_outage(path: Path) -> None:
-    opened(path).close()
-    store = Store(f"sqlite:///{path}?timeout=0.05")
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(DatabaseUnreachable, match="another process has been writing"):
-        append(store, "doc", b"x")
-    other.execute("ROLLBACK")
-    other.close()
-    assert append(store, "doc", b"x") == 1
-    store.close()
-
-
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "missing" / "collab.db"
-    with pytest.raises(DatabaseUnreachable) as caught:
-        opened(path)
-    assert str(path) in str(caught.value)
-    assert f"{path.parent} must be a directory" in str(caught.value)
-
-
-def test_a_directory_is_no_database(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnreachable, match="name a file in that directory"):
-        opened(tmp_path)
-
-
-def test_another_file_is_no_database_and_is_left_alone(path: Path) -> None:
-    path.write_text("Dear diary, " * 100)
-    with pytest.raises(DatabaseUnreachable, match="is not a database; it is some"):
-        opened(path)
-    assert path.read_text() == "Dear diary, " * 100
-
-
-@pytest.mark.parametrize("locked", ["file", "directory"])
-def test_missing_permissions_are_named(locked: str) -> None:
-    code = (
-        "import os, sys; from collab.store import Store\n"
-        "store = Store(sys.argv[1])\n"
-        "if os.getuid() == 0: os.setuid(65534)\n"  # root may write anywhere
-        "try: store.open()\n"
-        "except Exception as exc: print(type(exc).__name__, exc)"
-    )
-    # Not in tmp_path, which is private to who runs the tests.
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "collab.db"
-        opened(path).close()
-        path.chmod(0o444 if locked == "file" else 0o666)
-        path.parent.chmod(0o777 if locked == "file" else 0o555)
-        command = [sys.executable, "-c", code, f"sqlite:///{path}"]
-        output = subprocess.check_output(command, text=True)
-        path.parent.chmod(0o777)
-    assert output.startswith(
-        f"DatabaseUnreachable cannot use the database sqlite:///{path}"
-    )
-    assert "this user must be able to write to the file and its directory" in output
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["", "collab.db", "nosuch://x", "sqlite+nosuch:///x", "://", "/var/lib/collab.db"],
-)
-def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(DatabaseUnreachable, match=r"write sqlite:///collab\.db"):
-        Store(url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["postgresql://u:secret@h/d", "mysql://u:secret@h/d", "sqlite+aiosqlite:///x"],
-)
-def test_a_database_that_we_cannot_use_is_refused(url: str) -> None:
-    with pytest.raises(DatabaseUnreachable) as caught:
-        Store(url)
-    assert "this version cannot keep its log in" in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_relative_path_is_relative_to_where_the_server_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    store = Store("sqlite:///collab.db")
-    os.chdir("/")
-    assert store.path == tmp_path / "collab.db"
-    store.open()
-    store.close()
-    assert (tmp_path / "collab.db").exists()

@@ -1,7 +1,10 @@
 """Create the log: documents, their updates, snapshots and versions."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.mysql import LONGBLOB
 
 revision = "0001"
 down_revision = None
@@ -9,12 +12,18 @@ branch_labels = None
 depends_on = None
 
 ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-BLOB = sa.LargeBinary(2**32 - 1)
+BLOB = sa.LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
 NAME = (
     sa.String(255)
     .with_variant(sa.String(255, collation="C"), "postgresql")
     .with_variant(sa.VARBINARY(255), "mysql", "mariadb")
 )
+OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+}
 
 
 def upgrade() -> None:
@@ -31,6 +40,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_documents"),
         sa.UniqueConstraint("name", name="uq_documents_name"),
         sqlite_autoincrement=True,
+        **OPTIONS,
     )
     create_table_of_positions(
         "updates",
@@ -72,4 +82,5 @@ def create_table_of_positions(name: str, *columns: sa.Column[object]) -> None:
             name=f"fk_{name}_document_id",
             ondelete="CASCADE",
         ),
+        **OPTIONS,
     )
