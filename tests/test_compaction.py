@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 from pycrdt import Doc, Map, Text
 
-from collab.compaction import Compactor, compact
+from collab.compaction import compact
+from collab.compactor import Compactor
 from collab.document import Document
 from collab.errors import CollabError, StoreError
+from collab.history import Retention
 from collab.store import Append, Store
 from tests.crafted import item, typed
+from tests.stores import names
 from tests.traces import generate
 from tests.vectors import history
 
@@ -41,7 +44,7 @@ def store(path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def compactor(store: Store) -> Iterator[Compactor]:
-    compactor = Compactor(store.url)
+    compactor = Compactor(store.url, Retention())
     yield compactor
     compactor.stop()
 
@@ -254,7 +257,7 @@ def test_an_unreadable_row_does_not_stop_the_rest(
 
 def test_there_is_no_snapshot_of_nothing(store: Store, compactor: Compactor) -> None:
     assert compactor.compact("nobody's") == 0
-    assert store.names() == []
+    assert names(store) == []
 
 
 def test_a_process_that_died_is_replaced(store: Store, compactor: Compactor) -> None:
@@ -268,7 +271,9 @@ def test_a_process_that_died_is_replaced(store: Store, compactor: Compactor) -> 
 
 
 def test_a_snapshot_that_cannot_be_made_is_complained_about(tmp_path: Path) -> None:
-    compactor = Compactor(f"sqlite:///{tmp_path / 'no' / 'such' / 'log.db'}")
+    compactor = Compactor(
+        f"sqlite:///{tmp_path / 'no' / 'such' / 'log.db'}", Retention()
+    )
     with pytest.raises(CollabError):
         compactor.compact("d")
     compactor.stop()
@@ -300,18 +305,20 @@ def test_whenever_it_is_killed_the_document_still_loads(store: Store) -> None:
     written = 4000
     finished = 0
     started = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", "import collab.compaction"]):
+    with subprocess.Popen([sys.executable, "-c", "import collab.compactor"]):
         pass
     longest = 0.5 + (time.perf_counter() - started)
     for _ in range(25):
         with subprocess.Popen(
-            [sys.executable, "-m", "collab.compaction"],
+            [sys.executable, "-m", "collab.compactor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         ) as child:
             assert child.stdin is not None
-            child.stdin.write(json.dumps(store.url) + "\n" + json.dumps("d") + "\n")
+            setting = {"database": store.url, "history": "forever"}
+            orders = [setting, {"compact": "d"}]
+            child.stdin.write("".join(f"{json.dumps(order)}\n" for order in orders))
             child.stdin.flush()
             killer = threading.Timer(chance.random() * longest, child.kill)
             killer.start()
