@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .asgi import serve_websocket
+from .history import Retention
 from .hub import Hub
 from .room import Limits
 from .store import Store
@@ -60,7 +61,7 @@ class Collab:
         app.mount("/collab", collab)
 
     Served on its own, the server's lifespan events open and close it. It can be opened
-    once, and belongs to the event loop that opened it. One process serves a database.
+    once, and belongs to the event loop that opened it.
     """
 
     def __init__(
@@ -68,19 +69,27 @@ class Collab:
         database: str = "sqlite:///collab.db",
         *,
         limits: Limits | None = None,
+        history: str = "forever",
+        migrate: bool = True,
         demo: bool = True,
     ) -> None:
         """Prepare; nothing is opened yet.
 
-        ``database`` is the URL of an SQLite database: ``sqlite:///FILE`` is relative
-        to the working directory, ``sqlite:////FILE`` is absolute, and ``sqlite://`` is
-        in memory, where nothing is kept. ``demo`` says whether the demo page is at
+        ``database`` is a URL: ``sqlite:///FILE`` is relative to the working directory,
+        ``sqlite:////FILE`` is absolute, and ``sqlite://`` is in memory, where nothing
+        is kept; ``postgresql://USER:PASSWORD@HOST/DATABASE`` and ``mysql://...`` are
+        servers. ``history`` says how long edits are kept beside the documents
+        themselves: ``forever``, ``none``, or an age such as ``30d`` or ``12h``.
+        ``migrate`` brings the tables up to date, and ``demo`` puts the demo page at
         ``/``.
 
         Raises:
             StoreError: If the database URL cannot be used.
+            ValueError: If ``history`` is nothing of that.
         """
-        self.hub = Hub(Store(database), limits or Limits())
+        self.hub = Hub(
+            Store(database), limits or Limits(), Retention.parse(history), migrate
+        )
         self._open = False
         routes: list[BaseRoute] = [
             Route("/ws/{name:path}", self._not_upgraded),

@@ -8,41 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
-from .compaction import Compactor
-from .document import Document
-from .errors import CollabError, DocumentBroken, StoreError, Unavailable
-from .journal import Journal, Saved
+from .caretaker import Caretaker, Tail
+from .catalog import Catalog
+from .compactor import Compactor
+from .errors import CollabError, DocumentGone, StoreError, Unavailable
+from .history import Retention
+from .journal import STALLED, Journal, Saved
+from .messages import Message, Update
+from .opening import SLICE, Opener, take_turns
 from .room import Limits, Room
-from .store import Store, Stored
+from .session import Encoding
+from .store import Row, Store
+from .updates import LARGE
 
 logger = logging.getLogger("collab.hub")
+
+T = TypeVar("T")
 
 IDLE = 30.0
 """Seconds that a room stays in memory after its last session."""
 
-COMPACT_ROWS = 500
-"""A tail of fewer rows than this is never worth a snapshot: it loads in 5 ms."""
+POLL = 2.0
+"""Seconds after which we look what others did to the documents that are open..."""
 
-COMPACT_SIZE = 256 * 1024
-"""Bytes of tail that are worth a snapshot while edits go on, if it has no more."""
+POLLED = 1000
+"""...or after which, in milliseconds, if there are so many as that."""
 
-COMPACT_MANY = 20_000
-"""A tail of so many rows takes 0.2 s to load, and isn't left to grow."""
+READERS = 6
+"""Threads that wait for the database, and for the process that makes snapshots."""
 
-QUIET = 5.0
-"""Seconds without an edit after which a shorter tail is worth one, too: the next to
-open the document shouldn't have to wait."""
-
-REST = 30.0
-"""Seconds between two snapshots of a document: each costs half a second of CPU."""
-
-SLICE = 0.005
-"""Seconds that loading, or a long message, may take before others have their turn."""
+READ = 1000
+"""Positions that are read at once, of what others have appended."""
 
 
 class Beating(Protocol):
@@ -55,40 +56,20 @@ class Beating(Protocol):
         """End it if it is full and hasn't drained for too long."""
 
 
-@dataclass(slots=True)
-class Tail:
-    """How much of a document's log is not in its newest snapshot."""
-
-    rows: int = 0
-    size: int = 0
-    snapshot_size: int = 0
-    changed: float = 0.0
-    compacted: float = -REST
-    compacting: bool = False
-    failed: bool = False
-    """Whether the last snapshot could not be made."""
-
-    def long(self, now: float, unloading: bool = False) -> bool:
-        """Whether a snapshot is worth while."""
-        if self.rows < COMPACT_ROWS or self.compacting:
-            return False
-        if unloading:
-            return True
-        if self.rows >= COMPACT_MANY and not self.failed:
-            return now - self.compacted > REST / 3
-        if now - self.compacted < REST:
-            return False
-        if now - self.changed > QUIET:
-            return self.size > self.snapshot_size / 8
-        return self.size > max(self.snapshot_size, COMPACT_SIZE)
-
-
 class Hub:
     """The rooms of a process. Use :meth:`open` and :meth:`close` once each."""
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        retention: Retention = Retention(),  # noqa: B008
+        migrate: bool = True,
+    ) -> None:
         self.store = store
+        self.catalog = Catalog(store.database)
         self.limits = limits
+        self.migrate = migrate
         self.rooms: dict[str, Room] = {}
         self.tails: dict[Room, Tail] = {}
         self.draining = False
@@ -98,13 +79,22 @@ class Hub:
         self._spoke = 0
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._healing: dict[Room, asyncio.Task[None]] = {}
+        self._occupied: dict[Room, asyncio.Task[Any]] = {}
+        self._preparing: dict[tuple[Room, Encoding], asyncio.Task[None]] = {}
         self._ready: dict[Room, None] = {}
         self._later: dict[Room, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._compacting = asyncio.Semaphore(1)
-        self._readers = ThreadPoolExecutor(4, "collab-reader")
-        self.compactor = Compactor(store.url)
-        self._compacted = 0.0
+        self._readers = ThreadPoolExecutor(READERS, "collab-reader")
+        compactor = Compactor(store.url, retention)
+        self.caretaker = Caretaker(compactor, self.spawn, self.in_thread)
+        self._opener = Opener(store, self.catalog, compactor, self.in_thread)
+        self._polling = False
+        self._polled = 0.0
+        self._lost = False
+        """Whether the database did not answer when we last looked."""
+        self._behind: set[Room] = set()
+        """Rooms that read what others have appended."""
+        self._blocked: dict[Room, asyncio.Event] = {}
         self._draining: asyncio.Task[None] | None = None
         self._relieved = asyncio.Event()
         self._relieved.set()
@@ -116,10 +106,13 @@ class Hub:
             StoreError: If the database cannot be opened, or is too new for us.
         """
         self._loop = asyncio.get_running_loop()
-        await self._loop.run_in_executor(self._readers, self.store.open)
+        warnings = await self.in_thread(self.store.open, self.migrate)
+        for warning in warnings:
+            logger.warning("%s", warning)
+        self._opener.run = await self.in_thread(self.catalog.begin_run)
         # So that who opens the first document needn't wait for a connection.
-        await self._loop.run_in_executor(self._readers, self.store.ping)
-        self.journal = Journal(self.store, self._saved)
+        await self.in_thread(self.store.ping)
+        self.journal = Journal(self.store, self._saved, self._evict)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
     async def close(self) -> None:
@@ -137,12 +130,16 @@ class Hub:
                 count = len(room.unsaved)
                 if count:
                     logger.error("%s: %d edits could not be saved", room.name, count)
-        self.compactor.stop()
+        self.caretaker.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close()
-        await self._loop.run_in_executor(self._readers, self.store.close)
+        if self._opener.run is not None:
+            # The next one is wary then, and nothing else.
+            with suppress(StoreError):
+                await self.in_thread(self._opener.run.end)
+        await self.in_thread(self.store.close)
         self._readers.shutdown(wait=False)
 
     async def drain(self) -> None:
@@ -163,12 +160,23 @@ class Hub:
     @property
     def ready(self) -> bool:
         """Whether documents can be opened and edits be saved."""
-        return not self.draining and self.journal.healthy
+        return not self.draining and self.sound
+
+    @property
+    def sound(self) -> bool:
+        """Whether the database answers, as far as we know."""
+        now = self._loop.time()
+        silent = self._polling and now - self._polled > STALLED
+        return self.journal.healthy(now) and not self._lost and not silent
 
     @property
     def overloaded(self) -> bool:
         """Whether more edits wait for the log than may be kept in memory."""
         return not self._relieved.is_set()
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Call something that blocks, in a thread."""
+        return await self._loop.run_in_executor(self._readers, work, *arguments)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something that ends with the hub at the latest."""
@@ -188,7 +196,7 @@ class Hub:
     def find(self, name: str) -> Room | None:
         """The room of a document, if it can be entered at once."""
         room = self.rooms.get(name)
-        if room is None or room.broken or self.overloaded:
+        if room is None or room.broken or room.busy or room.blocked or self.overloaded:
             return None
         return room
 
@@ -197,6 +205,7 @@ class Hub:
 
         Raises:
             StoreError: If its log cannot be read.
+            DocumentGone: If it was deleted.
         """
         while True:
             await self._relieved.wait()
@@ -211,24 +220,22 @@ class Hub:
                 if healing is None:
                     healing = self._healing[room] = self.spawn(self._heal(room))
                 await asyncio.shield(healing)
-            if not room.broken and self.rooms.get(name) is room:
+            elif room.busy:
+                await asyncio.wait([self._occupied[room]])
+            elif room.blocked:
+                await self._blocked[room].wait()
+            if self.find(name) is room:
                 return room
 
     async def _load(self, name: str) -> Room:
         try:
-            stored = await self._loop.run_in_executor(
-                self._readers, self.store.load, name
-            )
-            document = await self._fold(name, stored)
+            stored, document = await self._opener.open(name)
             room = Room(name, document, self._wake, self.limits)
+            room.document_id = stored.document_id
+            room.position = stored.head
             room.empty_since = self._loop.time()
             self.rooms[name] = room
-            tail = Tail()
-            if stored.snapshot is not None:
-                tail.snapshot_size = len(stored.snapshot.state)
-            tail.rows = len(stored.rows)
-            tail.size = sum(len(row.update) for row in stored.rows)
-            self.tails[room] = tail
+            self.tails[room] = Tail.of(stored)
             return room
         except StoreError as exc:
             logger.error("%s: cannot load (%s)", name, exc)
@@ -236,44 +243,49 @@ class Hub:
         finally:
             del self._loading[name]
 
-    async def _fold(self, name: str, stored: Stored) -> Document:
-        """Make the document that a log describes, taking turns with others."""
-        for damage in stored.damaged:
-            logger.error("%s: %s; opening the rest", name, damage)
-        poison: set[bytes] = set()
-        while True:
-            try:
-                document = _restore(stored)
-            except StoreError as exc:
-                # All rows are kept: the document is what they say, without snapshots.
-                logger.error("%s: %s; reading its whole log", name, exc)
-                rows = await self._loop.run_in_executor(
-                    self._readers, self.store.read, name, 0, stored.head
-                )
-                stored = replace(stored, snapshot=None, rows=rows)
-                continue
-            for update in poison:
-                document.drop(update)
-            until = self._loop.time() + SLICE
-            for row in stored.rows:
-                if row.update in poison:
-                    continue
-                try:
-                    document.apply(row.update)
-                except DocumentBroken:
-                    document.culprit = row.update
-                except CollabError as exc:
-                    _report(name, row.position, exc)
-                if document.culprit is not None:
-                    # What it has done to the rest, nobody knows. Again, without it.
-                    poison.add(document.culprit)
-                    _report(name, row.position, DocumentBroken("pycrdt fails at it"))
-                    break
-                if self._loop.time() > until:
-                    await asyncio.sleep(0)
-                    until = self._loop.time() + SLICE
-            else:
-                return document
+    async def occupy(self, room: Room, steps: Generator[None, None, T]) -> T:
+        """Have a room that can be entered do what has pauses; nobody enters meanwhile.
+
+        It is done to its end, even if who waits for it is gone: a document with half
+        of an update would be good for nothing.
+        """
+        room.busy = True
+        task = self._occupied[room] = self.spawn(self._occupy(room, steps))
+        result: T = await asyncio.shield(task)
+        return result
+
+    async def _occupy(self, room: Room, steps: Generator[None, None, T]) -> T:
+        try:
+            return await take_turns(steps)
+        finally:
+            room.busy = False
+            del self._occupied[room]
+
+    async def prepare(self, room: Room, encoding: Encoding) -> None:
+        """Have a large document encoded, and compressed, for all who join."""
+        key = room, encoding
+        task = self._preparing.get(key)
+        if task is None:
+            task = self._preparing[key] = self.spawn(self._prepare(room, encoding))
+        await asyncio.shield(task)
+
+    async def _prepare(self, room: Room, encoding: Encoding) -> None:
+        room.welcome.pinned += 1
+        try:
+            if await self.enter(room.name) is not room:
+                return
+            state = await self.occupy(room, room.encode_steps())
+            encoded = await self.encode(encoding, Update(state))
+            room.welcome.keep(state, encoding, encoded)
+        finally:
+            room.welcome.pinned -= 1
+            del self._preparing[room, encoding]
+
+    async def encode(self, encoding: Encoding, message: Message) -> bytes:
+        """Encode what is large in a thread: zlib works without the interpreter."""
+        return await self._loop.run_in_executor(
+            self._readers, encoding.encode_state, message
+        )
 
     async def _heal(self, room: Room) -> None:
         """Make a broken room's document anew from its log."""
@@ -281,11 +293,9 @@ class Hub:
             logger.error("%s: pycrdt failed; rebuilding from the log", room.name)
             while True:
                 await self.journal.flush_room(room)
-                stored = await self._loop.run_in_executor(
-                    self._readers, self.store.load, room.name
-                )
-                document = await self._fold(room.name, stored)
+                stored, document = await self._opener.open(room.name)
                 if not room.unsaved:
+                    room.position = stored.head
                     room.rebuilt(document)
                     return
         finally:
@@ -312,53 +322,143 @@ class Hub:
             room.flush(now)
             if before:
                 self.journal.write(room)
+            if room in self.journal.ill and not room.blocked:
+                self._block(room)
         if self.journal.late(now) and not self.overloaded:
-            size = sum([room.unsaved_size for room in self.journal.dirty])
-            size += sum([room.unsaved_size for room in self.journal.failures])
+            size = self._unsaved_size()
             if size > self.limits.unsaved_size:
                 logger.error("%d bytes of edits are unsaved; no longer reading", size)
                 self._relieved.clear()
 
-    def _saved(self, saved: Saved) -> None:
-        tail = self.tails.get(saved.room)
-        if tail is not None:
-            tail.rows += saved.count
-            tail.size += saved.size
-            tail.changed = self._loop.time()
-        if self.overloaded and self.journal.healthy:
+    def _unsaved_size(self) -> int:
+        """Bytes that wait for the log, of documents that aren't ill."""
+        ill = self.journal.ill
+        rooms = self.rooms.values()
+        return sum([room.unsaved_size for room in rooms if room not in ill])
+
+    def _relieve(self) -> None:
+        """Read again, if there is room for a while."""
+        if self.overloaded and self._unsaved_size() <= self.limits.unsaved_size / 2:
+            logger.info("reading again")
             self._relieved.set()
 
-    # Compaction.
+    def _block(self, room: Room) -> None:
+        """Take nothing more of a document that alone cannot be saved, for too long."""
+        limit = self.limits.unsaved_size
+        size = room.unsaved_size
+        if size > limit / 4 or sum([i.unsaved_size for i in self.journal.ill]) > limit:
+            logger.error("%s: %d bytes are unsaved; no longer reading", room.name, size)
+            room.blocked = True
+            self._blocked[room] = asyncio.Event()
 
-    def _compact_if_long(self, room: Room, unloading: bool = False) -> None:
-        tail = self.tails[room]
-        if tail.long(self._loop.time(), unloading) and not self.store.in_memory:
-            tail.compacting = True
-            self.spawn(self._compact(room, tail))
+    def _unblock(self, room: Room) -> None:
+        if room.blocked:
+            room.blocked = False
+            self._blocked.pop(room).set()
 
-    async def _compact(self, room: Room, tail: Tail) -> None:
-        """Have a snapshot written by a process of its own: it takes a while."""
-        async with self._compacting:
-            rows, size = tail.rows, tail.size
+    def _evict(self, room: Room) -> None:
+        """Send everybody away from a document that was deleted."""
+        if self.rooms.get(room.name) is room:
+            count = len(room)
+            logger.warning("%s: it was deleted; closing %d clients", room.name, count)
+            del self.rooms[room.name]
+            del self.tails[room]
+        timer = self._later.pop(room, None)
+        if timer is not None:
+            timer.cancel()
+        self._unblock(room)
+        room.dismiss(DocumentGone(room.name))
+        self._relieve()
+
+    def _saved(self, saved: Saved) -> None:
+        room = saved.room
+        self._unblock(room)
+        if saved.head - saved.count == room.position:
+            room.position = saved.head
+        else:
+            self._catch_up(room)
+        tail = self.tails.get(room)
+        if tail is not None:
+            tail.grow(saved.count, saved.size, self._loop.time())
+        self._relieve()
+
+    # What others do to the same documents.
+
+    def _catch_up(self, room: Room) -> None:
+        if room not in self._behind and self.rooms.get(room.name) is room:
+            self._behind.add(room)
+            self.spawn(self._catch_up_later(room))
+
+    async def _catch_up_later(self, room: Room) -> None:
+        """Read what another node has appended to a room's log, and show it."""
+        try:
+            while self.find(room.name) is room:
+                after = room.position
+                rows = await self.in_thread(self.store.read, room.name, after, READ)
+                if not rows:
+                    return
+                await self._learn(room, after, rows)
+        except StoreError:
+            pass  # The next poll tries it again.
+        finally:
+            self._behind.discard(room)
+
+    async def _learn(self, room: Room, after: int, rows: Sequence[Row]) -> None:
+        until = self._loop.time() + SLICE
+        for row in rows:
+            if room.position != after or self.find(room.name) is not room:
+                return  # It was rebuilt, or has saved something: look again.
             try:
-                tail.snapshot_size = await self._loop.run_in_executor(
-                    self._readers, self.compactor.compact, room.name
-                )
-                tail.rows -= rows
-                tail.size -= size
-                tail.failed = False
+                if len(row.update) > LARGE or room.document.heavy:
+                    await self.occupy(room, room.learn_steps(row.update))
+                else:
+                    room.learn(row.update)
             except CollabError as exc:
-                tail.failed = True
-                if not self.draining:
-                    logger.error(
-                        "%s: cannot make a snapshot (%s); trying again later",
-                        room.name,
-                        exc,
-                    )
-            finally:
-                tail.compacting = False
-                tail.compacted = self._loop.time()
-                self._compacted = tail.compacted
+                message = "%s: cannot read row %d (%s); going on without it"
+                logger.error(message, room.name, row.position, exc)
+            after = room.position = max(room.position, row.position)
+            if self._loop.time() > until:
+                await asyncio.sleep(0)
+                until = self._loop.time() + SLICE
+
+    async def _poll(self) -> None:
+        """See whether open documents were deleted, or appended to by others.
+
+        And whether the database answers at all: nobody may be writing.
+        """
+        try:
+            ids = {
+                room.document_id: room
+                for room in self.rooms.values()
+                if room.document_id is not None
+            }
+            if not ids:
+                await self.in_thread(self.store.ping)
+            heads = await self.in_thread(self.catalog.alive, list(ids))
+            for document_id, room in ids.items():
+                if self.rooms.get(room.name) is not room:
+                    continue
+                if document_id not in heads:
+                    self._evict(room)
+                elif heads[document_id] > room.position and not room.unsaved:
+                    self._catch_up(room)
+            empty = [room for room in self.rooms.values() if room.document_id is None]
+            found = await self.in_thread(
+                self.catalog.find, [room.name for room in empty]
+            )
+            for room in empty:
+                if room.name in found and room.document_id is None:
+                    room.document_id = found[room.name]
+            if self._lost:
+                self._lost = False
+                logger.info("the database answers again")
+        except StoreError as exc:
+            if not self._lost and not self.journal.outage:
+                # Nothing was to be saved, or the journal would have said so.
+                logger.warning("the database does not answer (%s)", exc)
+            self._lost = True
+        finally:
+            self._polling = False
 
     # The timer.
 
@@ -382,18 +482,34 @@ class Hub:
             connection.beat()
         for connection in list(self.full):
             connection.check_progress(now)
-        if not self._compacting.locked() and now - self._compacted > REST:
-            self.compactor.rest()
+        self.journal.complain(now)
+        self._relieve()
+        patience = max(POLL, len(self.rooms) / POLLED)
+        if not self._polling and now - self._polled > patience:
+            self._polling = True
+            self._polled = now
+            self.spawn(self._poll())
+        tidy = not self.store.in_memory and not self.journal.outage
+        if tidy:
+            self.caretaker.tick(now)
         for room in list(self.rooms.values()):
             room.expire(now)
-            self._compact_if_long(room)
+            if tidy:
+                self.caretaker.look(room, self.tails[room], now)
             if room.empty_since is not None and now - room.empty_since > IDLE:
                 self._unload(room)
 
     def _unload(self, room: Room) -> None:
-        if room.unsaved or room in self._healing or room in self.journal.failures:
+        if (
+            room.busy
+            or room.unsaved
+            or room in self._healing
+            or room in self.journal.ill
+        ):
             return
-        self._compact_if_long(room, unloading=True)
+        if not self.store.in_memory:
+            now = self._loop.time()
+            self.caretaker.look(room, self.tails[room], now, unloading=True)
         del self.rooms[room.name]
         del self.tails[room]
         timer = self._later.pop(room, None)
@@ -408,24 +524,5 @@ class Hub:
         """
         if self.draining:
             raise Unavailable("draining")
-        if not self.journal.healthy:
+        if not self.sound:
             raise Unavailable("edits cannot be saved")
-
-
-def _restore(stored: Stored) -> Document:
-    """The document of a snapshot.
-
-    Raises:
-        StoreError: If it cannot be read.
-    """
-    if stored.snapshot is None:
-        return Document()
-    try:
-        return Document.restore(stored.snapshot.state, stored.snapshot.index)
-    except CollabError as exc:
-        position = stored.snapshot.position
-        raise StoreError(f"snapshot {position} cannot be read") from exc
-
-
-def _report(name: str, position: int, exc: CollabError) -> None:
-    logger.error("%s: cannot read row %d (%s); opening the rest", name, position, exc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Event
@@ -14,8 +14,10 @@ import pytest
 from pycrdt import Doc, Text
 
 import collab.document
+from collab.caretaker import COMPACT_MANY, COMPACT_ROWS, REST
+from collab.catalog import Catalog
 from collab.errors import DatabaseUnreachable, DocumentBroken, Unavailable
-from collab.hub import COMPACT_MANY, IDLE, REST, Hub
+from collab.hub import IDLE, POLL, Hub
 from collab.messages import SyncStep1, SyncStep2, Update
 from collab.room import Limits, Room
 from collab.store import Append, Store, Stored
@@ -64,12 +66,12 @@ class SlowStore(FaultyStore):
         self.may_load.set()
         self.lost = False
 
-    def load(self, name: str) -> Stored:
+    def load(self, name: str, below: int | None = None) -> Stored:
         self.loads.append(name)
         self.may_load.wait(30)
         if self.lost:
             raise DatabaseUnreachable("the disk is gone")
-        return super().load(name)
+        return super().load(name, below)
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ async def test_a_room_with_unsaved_edits_is_not_unloaded(store: SlowStore) -> No
         ann = await enter(hub, "d")
         store.failing = 10_000
         ann.says(Update(FIRST))
-        await until(lambda: not hub.journal.healthy)
+        await until(lambda: hub.journal.outage)
         assert not hub.ready
         ann.leaves(now=asyncio.get_running_loop().time())
         for _ in range(3):
@@ -191,6 +193,85 @@ async def test_a_room_with_unsaved_edits_is_not_unloaded(store: SlowStore) -> No
         await until(lambda: hub.find("d") is None)
         assert hub.ready
         assert text(await hub.enter("d")) == "a"
+
+
+async def test_who_comes_back_while_an_edit_is_being_saved_finds_it(
+    store: SlowStore,
+) -> None:
+    async with opened(store) as hub:
+        ann = await enter(hub, "d")
+        store.slow = Event()
+        ann.says(Update(FIRST))
+        await until(lambda: hub.journal.busy)
+        ann.leaves(now=asyncio.get_running_loop().time())
+        skip(2 * IDLE)
+        pulse = Pulse()
+        hub.full.add(pulse)
+        await until(lambda: pulse.checks > 1)  # The timer has looked at the room.
+        hub.full.clear()
+        bob = await enter(hub, "d")
+        assert bob.room is ann.room
+        assert text(bob.room) == "a"
+        bob.says(Update(SECOND))
+        store.slow.set()
+        store.slow = None
+        await hub.journal.flush_room(bob.room)
+        assert updates(bob.hears()) == [SECOND]
+        assert [row.update for row in store.load("d").rows] == [FIRST, SECOND]
+
+
+async def test_what_is_written_as_a_snapshot_is_made_of_an_unloaded_room_is_kept(
+    store: SlowStore,
+) -> None:
+    print("seed 4")
+    log, _ = generate(seed=4, edits=2 * COMPACT_ROWS)
+    news = [update for _, update in log]
+    half = len(news) // 2
+    async with opened(store) as hub:
+        ann = await enter(hub, "d")
+        ann.says(*(Update(update) for update in news[:half]))
+        await hub.journal.flush_room(ann.room)
+        ann.leaves(now=asyncio.get_running_loop().time())
+        tail = hub.tails[ann.room]
+        skip(2 * IDLE)
+        await until(lambda: "d" not in hub.rooms)
+        assert tail.compacting
+        bob = await enter(hub, "d")
+        assert bob.room is not ann.room
+        for update in news[half:]:
+            bob.says(Update(update))
+            await hub.journal.flush_room(bob.room)
+        await until(lambda: not tail.compacting)
+        state = bob.room.document.snapshot()
+    stored = store.load("d")
+    assert stored.snapshot is not None
+    assert stored.head == stored.snapshot.position + len(stored.rows)
+    async with opened(SlowStore(store.url)) as hub:
+        assert (await hub.enter("d")).document.snapshot() == state
+
+
+async def test_a_deleted_document_no_longer_keeps_others_from_being_read(
+    store: SlowStore,
+) -> None:
+    async with opened(store, Limits(unsaved_size=100)) as hub:
+        ann, bob = await enter(hub, "d"), await enter(hub, "other")
+        ann.says(Update(FIRST))
+        await hub.journal.flush_room(ann.room)
+        store.failing = 10_000
+        log, _ = generate(seed=1, edits=20)
+        ann.says(*(Update(update) for _, update in log))
+        await until(lambda: hub.journal.outage)
+        ann.says(Update(SECOND))
+        await until(lambda: hub.overloaded)
+        hub.catalog.delete("d")
+        skip(2 * POLL)
+        await until(lambda: not hub.overloaded)
+        assert list(hub.rooms) == ["other"]
+        await until(lambda: hub.ready)
+        store.failing = 0
+        bob.says(Update(FIRST))
+        await hub.journal.flush_room(bob.room)
+        assert updates(bob.hears()) == [FIRST]
 
 
 async def test_a_reload_gives_the_same_document(store: SlowStore) -> None:
@@ -274,7 +355,7 @@ async def test_behind_a_snapshot_that_cannot_be_read_stands_the_whole_log(
     store.append([Append("a", [(THIRD, None)])])
     async with opened(store) as hub:
         assert text((await enter(hub, "a")).room) == "axc"
-    assert "snapshot 2 cannot be read; reading its whole log" in caplog.text
+    assert "snapshot 2 cannot be read" in caplog.text
 
 
 async def test_a_row_that_is_no_update_is_reported_and_the_rest_opens(
@@ -286,7 +367,7 @@ async def test_a_row_that_is_no_update_is_reported_and_the_rest_opens(
         store.append([Append("d", rows)])
         room = await hub.enter("d")
         assert text(room) == "ax"
-        assert "d: cannot read row 2" in caplog.text
+        assert "d: update 2 " in caplog.text
 
 
 async def test_a_row_at_which_pycrdt_panics_is_left_out(
@@ -311,7 +392,7 @@ async def test_a_row_at_which_pycrdt_panics_is_left_out(
         room = await hub.enter("d")
         assert text(room) == "axc"
         assert room.document.gate.clocks == {1: 3}
-        assert "d: cannot read row 2" in caplog.text
+        assert "d: update 2 " in caplog.text
 
 
 async def test_what_was_parked_and_makes_pycrdt_panic_is_left_out(
@@ -334,7 +415,7 @@ async def test_what_was_parked_and_makes_pycrdt_panic_is_left_out(
         room = await hub.enter("d")
         assert text(room) == "a"
         assert not room.document.parked
-        assert "d: cannot read row 2" in caplog.text
+        assert "d: update 1 " in caplog.text
 
 
 async def test_a_broken_room_is_rebuilt_and_nobody_else_notices(
@@ -378,7 +459,7 @@ async def test_too_many_unsaved_edits_stop_the_reading(store: SlowStore) -> None
         log, _ = generate(seed=1, edits=20)
         for _, update in log:
             ann.says(Update(update))
-        await until(lambda: not hub.journal.healthy)
+        await until(lambda: hub.journal.outage)
         skip(1.0)
         ann.says(Update(FIRST))
         await until(lambda: hub.overloaded)
@@ -422,7 +503,7 @@ async def test_connections_that_drain_together_complain_once(
         store.failing = 3
         ann.says(Update(FIRST))
         drains = [asyncio.ensure_future(hub.drain()) for _ in range(3)]
-        await until(lambda: bool(hub.journal.failures))
+        await until(lambda: hub.journal.outage)
         skip(5.0)
         await asyncio.gather(*drains)
         assert caplog.text.count("closing connections") == 1
@@ -434,7 +515,7 @@ async def test_what_cannot_be_saved_in_the_end_is_named(
     hub = Hub(store, Limits())
     await hub.open()
     ann = await enter(hub, "d")
-    with store.exclusively():  # Another thread is writing, and does not end.
+    with store.database.writing():  # Another thread is writing, and does not end.
         ann.says(Update(FIRST))
         closing = asyncio.ensure_future(hub.close())
         await until(lambda: hub.journal.busy)
@@ -488,3 +569,31 @@ async def test_a_room_that_is_told_of_text_shows_it(store: SlowStore) -> None:
         for update in updates(bob.hears()):
             doc.apply_update(update)
         assert str(shown).endswith("NEXT!")
+
+
+async def test_a_database_that_is_lost_is_noticed_although_nobody_writes(
+    store: SlowStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Gone(Catalog):
+        gone = False
+
+        def alive(self, ids: Sequence[int]) -> dict[int, int]:
+            if self.gone:
+                raise DatabaseUnreachable("it is away")
+            return super().alive(ids)
+
+    async with opened(store) as hub:
+        catalog = hub.catalog = Gone(store.database)
+        assert hub.ready
+        catalog.gone = True
+        skip(POLL)
+        await until(lambda: not hub.ready)
+        with pytest.raises(Unavailable):
+            hub.check()
+        skip(POLL)
+        await asyncio.sleep(1.1)
+        assert caplog.text.count("does not answer (it is away)") == 1
+        catalog.gone = False
+        skip(POLL)
+        await until(lambda: hub.ready)
+        hub.check()
