@@ -14,6 +14,8 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 RUN install -d -o 10001 -g 10001 -m 700 /data
 COPY --from=build /opt/collab /opt/collab
 ENV PATH=/opt/collab/bin:$PATH PYTHONUNBUFFERED=1
+# Another database: -e COLLAB_DATABASE=postgresql://user:password@host/name
+ENV COLLAB_DATABASE=sqlite:////data/collab.db
 USER collab
 VOLUME /data
 EXPOSE 8000
@@ -22,4 +24,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 # --allow-anonymous: this version has no sign-in, so whoever reaches the port may read
 # and edit every document. Publish it to people you trust, or behind a proxy that asks.
-ENTRYPOINT ["collab", "serve", "--host", "0.0.0.0", "--allow-anonymous", "--database", "sqlite:////data/collab.db"]
+ENTRYPOINT ["collab", "serve", "--host", "0.0.0.0", "--allow-anonymous"]

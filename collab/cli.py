@@ -21,6 +21,9 @@ import uvicorn
 from . import __version__
 from .app import Collab
 from .errors import CollabError
+from .history import Retention
+from .tools import COMMANDS
+from .tools.common import DATABASE, explained, history_option
 from .websocket import Http, protocol_class
 
 STACK = 256 * 1024 * 1024
@@ -40,7 +43,13 @@ def main() -> None:
 
     \b
         collab serve
+
+    The other commands look after documents, beside a server that runs or without one.
     """
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 @main.command(context_settings={"auto_envvar_prefix": "COLLAB"})
@@ -55,10 +64,18 @@ def main() -> None:
 )
 @click.option(
     "--database",
-    default="sqlite:///collab.db",
+    default=DATABASE,
     show_default=True,
     help="Where documents are kept. sqlite:///FILE is relative to here, "
-    "sqlite:////FILE is absolute.",
+    "sqlite:////FILE is absolute; postgresql://USER:PASSWORD@HOST/DATABASE and "
+    "mysql://USER:PASSWORD@HOST/DATABASE are servers.",
+)
+@history_option
+@click.option(
+    "--no-migrate",
+    is_flag=True,
+    help="Leave the tables as they are: refuse to start if `collab db upgrade` is "
+    "needed.",
 )
 @click.option(
     "--tls-cert",
@@ -87,6 +104,8 @@ def serve(
     host: str,
     port: int,
     database: str,
+    retention: Retention,
+    no_migrate: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
     allow_anonymous: bool,
@@ -115,10 +134,8 @@ def serve(
             "every document. If that is what you want, add --allow-anonymous."
         )
     listener = _listen(host, port)
-    try:
-        collab = Collab(database)
-    except CollabError as exc:
-        raise click.ClickException(str(exc)) from exc
+    with explained():
+        collab = Collab(database, history=str(retention), migrate=not no_migrate)
     config = uvicorn.Config(
         collab,
         ws=protocol_class(collab.hub),
@@ -232,6 +249,7 @@ def _run(program: Program) -> None:
     while thread.is_alive():
         thread.join(1.0)  # Windows hears no Ctrl+C while it waits without an end.
     if program.failure is not None:
-        raise click.ClickException(str(program.failure))
+        with explained():
+            raise program.failure
     if not program.finished:
         sys.exit(1)

@@ -168,19 +168,23 @@ class Image:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
+        settings = [word for line in RUN.all("ENV") for word in line.split()]
+        environment = dict(word.split("=", 1) for word in settings)
+        return environment | {
             "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
-            "PYTHONUNBUFFERED": "1",
+            "COLLAB_DATABASE": self.here(environment["COLLAB_DATABASE"]),
         }
+
+    def here(self, word: str) -> str:
+        """A word that names the volume, with our directory instead."""
+        return word.replace("/data/", f"{self.data}/")
 
     def command(self, line: list[str], port: int) -> list[str]:
         program, *words = line
         return [
             str(self.prefix / "bin" / program),
             *(
-                word.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace(
-                    "/data/", f"{self.data}/"
-                )
+                self.here(word.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
                 for word in words
             ),
         ]

@@ -1,0 +1,19 @@
+"""The commands for operators. They work beside a server that runs, or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from .chores import check_documents, compact_documents, import_from
+from .documents import docs
+from .tables import db
+
+COMMANDS: Sequence[click.Command] = (
+    db,
+    docs,
+    compact_documents,
+    check_documents,
+    import_from,
+)
