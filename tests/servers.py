@@ -39,13 +39,18 @@ STOP_TIME = 20.0
 
 
 class Server:
-    """``collab serve`` on a free port, with a database of its own."""
+    """``collab serve`` on a free port, with a database of its own, or that of a URL."""
 
     def __init__(
-        self, folder: Path, *options: str, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        database: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.database = folder / "collab.db"
-        """Its database file."""
+        """Its database file, unless it was given a URL."""
+        self.database_url = database or f"sqlite:///{self.database}"
         self.log_file = folder / "server.log"
         self.options = options
         self.environment = environment or {}
@@ -61,7 +66,7 @@ class Server:
         """
         command = [sys.executable, "-m", "collab", "serve"]
         command += ["--port", str(self.port)]
-        command += ["--database", f"sqlite:///{self.database}", *self.options]
+        command += ["--database", self.database_url, *self.options]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -113,6 +118,14 @@ class Server:
         assert match is not None
         return int(match[1]) * 1024
 
+    def threads(self) -> int:
+        """How many threads it has (Linux)."""
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+
+    def files(self) -> int:
+        """How many files and sockets it has open (Linux)."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def terminate(self) -> int:
         """SIGTERM; return the exit code.
 
@@ -152,10 +165,13 @@ class Server:
 
 @contextmanager
 def running(
-    folder: Path, *options: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *options: str,
+    database: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """A server in a process of its own, ended at the end."""
-    server = Server(folder, *options, environment=environment)
+    server = Server(folder, *options, database=database, environment=environment)
     try:
         yield server
     finally:
@@ -188,10 +204,15 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, limits: Limits | None = None, fast: bool = True
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    fast: bool = True,
+    database: str | None = None,
 ) -> AsyncIterator[Serving]:
     """A server on our event loop; ``fast=False`` goes through ASGI WebSockets."""
-    collab = Collab(f"sqlite:///{folder / 'collab.db'}", limits=limits)
+    url = database or f"sqlite:///{folder / 'collab.db'}"
+    collab = Collab(url, limits=limits)
     config = uvicorn.Config(
         collab,
         port=0,

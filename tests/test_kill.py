@@ -13,6 +13,8 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -22,13 +24,17 @@ from collab import wire
 from collab.document import Document
 from collab.store import Store
 from tests import servers
+from tests.databases import DatabaseServer
 from tests.peers import BINARY, Editor, Raw, edit, enter, insert
 
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(2**32)))
-KILLS = int(os.environ.get("KILLS", "25"))
+KILLS = int(os.environ.get("KILLS", "50"))
 ROOMS = ("one", "two", "three")
 WRITERS = 2
 """In each room."""
+FRESH = 6
+"""Kills after which other documents are written: the larger one is, the more it takes
+for another snapshot."""
 
 
 class Writer:
@@ -56,7 +62,7 @@ class Writer:
     def _burst(self, count: int) -> None:
         unsaved: dict[bytes, tuple[str, int]] = {}
         for _ in range(count):
-            word = f"{self.client}:{self.sent}:{'x' * self.chance.choice([0, 5, 200])}"
+            word = f"{self.client}:{self.sent}:{'x' * self.chance.choice([0, 5, 2000])}"
             message = edit(insert(self.client, f"{word};", self.clock))
             self.clock += len(word) + 1
             self.sent += 1
@@ -76,27 +82,34 @@ def compacting(server: servers.Server) -> bool:
 
 
 class Promises:
-    """What the server said that it has saved."""
+    """What a server said that it has saved."""
 
     def __init__(self) -> None:
-        self.words: dict[str, set[str]] = {room: set() for room in ROOMS}
-        self.clocks: dict[str, dict[int, int]] = {room: {} for room in ROOMS}
+        self.words: dict[str, set[str]] = {}
+        self.clocks: dict[str, dict[int, int]] = {}
 
     def add(self, writer: Writer) -> None:
-        self.words[writer.room] |= writer.acknowledged
+        words = self.words.setdefault(writer.room, set())
+        clocks = self.clocks.setdefault(writer.room, {})
+        words |= writer.acknowledged
         if writer.acknowledged:
-            self.clocks[writer.room][writer.client] = writer.acknowledged_clock
+            clocks[writer.client] = writer.acknowledged_clock
+
+    @property
+    def count(self) -> int:
+        """How many edits were acknowledged."""
+        return sum(map(len, self.words.values()))
 
     def check_clocks(self, room: str, clocks: dict[int, int]) -> None:
         for client, clock in self.clocks[room].items():
             assert clocks.get(client, 0) >= clock, f"{room}: {client} lost edits"
 
-    def check_log(self, database: Path) -> int:
+    def check_log(self, url: str) -> int:
         """Fold the logs as they are on disk; return how many have snapshots."""
-        store = Store(f"sqlite:///{database}")
+        store = Store(url)
         store.open()
         snapshots = 0
-        for room in ROOMS:
+        for room in self.words:
             stored = store.load(room)
             assert not stored.damaged
             document = Document()
@@ -111,9 +124,9 @@ class Promises:
         store.close()
         return snapshots
 
-    def check_server(self, server: servers.Server) -> None:
-        """Open the documents as a client does."""
-        for room in ROOMS:
+    def check_server(self, server: servers.Server, rooms: Iterable[str]) -> None:
+        """Open documents as a client does."""
+        for room in rooms:
             with Editor(f"{server.ws_url}/{room}") as fresh:
                 # It is synced: it has been sent all there is.
                 clocks = wire.read_state_vector(fresh.doc.get_state())
@@ -122,51 +135,71 @@ class Promises:
                 assert not lost, f"{room}: {len(lost)} words, such as {min(lost)}"
 
 
+def kill_often(server: servers.Server, kills: int, chance: random.Random) -> int:
+    """Kill a server while it is written to; return how often it made snapshots then."""
+    promises = Promises()
+    interrupted = 0
+    clients = count(1)
+    for number in range(kills):
+        rooms = [f"{room}-{number // FRESH}" for room in ROOMS]
+        writers = []
+        for room in rooms * WRITERS:
+            nature = random.Random(chance.random())
+            writers.append(Writer(server.port, room, next(clients), nature))
+        # The moment is what the test is about: any, and as a snapshot is made.
+        if number % 2:
+            sleep(chance.choice([0.04, 0.6, 1.5]) * chance.random())
+        else:
+            patience = monotonic() + 10
+            while not compacting(server) and monotonic() < patience:
+                sleep(0.01)
+            sleep(chance.random() * 0.5)
+        interrupted += compacting(server)
+        server.kill()
+        for writer in writers:
+            writer.thread.join()
+            promises.add(writer)
+        if number % 5 == 4:
+            promises.check_log(server.database_url)
+        server.start()
+        if chance.random() < 0.2:  # And again, as it recovers.
+            server.kill()
+            server.start()
+        promises.check_server(server, rooms)
+    promises.check_server(server, promises.words)
+    server.kill()
+    snapshots = promises.check_log(server.database_url)
+    print(f"{kills} kills, {interrupted} with a process that makes snapshots")
+    print(f"{promises.count} acknowledged edits; {snapshots} documents have snapshots")
+    assert promises.count > kills
+    assert snapshots, "no document became long enough for a compaction"
+    log = server.log()
+    assert "ERROR" not in log, log
+    return interrupted
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_acknowledged_edit_is_lost_whenever_the_server_is_killed(
     tmp_path: Path,
 ) -> None:
     print(f"KILL_SEED={SEED} KILLS={KILLS}")
-    chance = random.Random(SEED)
-    promises = Promises()
-    client = interrupted = 0
     with servers.running(tmp_path) as server:
-        for number in range(KILLS):
-            writers = []
-            for room in ROOMS * WRITERS:
-                client += 1
-                nature = random.Random(chance.random())
-                writers.append(Writer(server.port, room, client, nature))
-            # The moment is what the test is about: any, and as a snapshot is made.
-            if number % 3:
-                sleep(chance.choice([0.04, 0.6, 1.5]) * chance.random())
-            else:
-                patience = monotonic() + 3
-                while not compacting(server) and monotonic() < patience:
-                    sleep(0.01)
-                sleep(chance.random() * 0.5)
-            interrupted += compacting(server)
-            server.kill()
-            for writer in writers:
-                writer.thread.join()
-                promises.add(writer)
-            if number % 5 == 4:
-                promises.check_log(server.database)
-            server.start()
-            if chance.random() < 0.2:  # And again, as it recovers.
-                server.kill()
-                server.start()
-            promises.check_server(server)
-        edits = sum(map(len, promises.words.values()))
-        server.kill()
-        snapshots = promises.check_log(server.database)
-        log = server.log()
-    print(f"{KILLS} kills, {interrupted} with a process that makes snapshots")
-    print(f"{edits} acknowledged edits; {snapshots} documents have snapshots")
-    assert edits > KILLS
-    assert snapshots, "no document became long enough for a compaction"
-    assert "ERROR" not in log, log
+        interrupted = kill_often(server, KILLS, random.Random(SEED))
+    assert interrupted >= KILLS // 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["postgres", "mariadb"])
+def test_nor_is_it_in_another_database(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    print(f"KILL_SEED={SEED} KILLS={KILLS}")
+    database: DatabaseServer = request.getfixturevalue(name)
+    url = database.create_database()
+    with servers.running(tmp_path, database=url) as server:
+        kill_often(server, KILLS // 8, random.Random(SEED))
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
