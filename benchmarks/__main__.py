@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> tuple[Results, dict[str, str]]:
     """Run what was chosen; say on standard error how far it is."""
     began = time.monotonic()
     paper = history()
-    notes = report.machine() | {"history": paper.origin}
+    notes = report.machine() | report.peers() | {"history": paper.origin}
     results: dict[str, dict[str, Figures]] = {}
     with tempfile.TemporaryDirectory(prefix="collab-bench-") as directory:
         bench = Bench(Path(directory), options.seconds, options.echo, paper)

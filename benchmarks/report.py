@@ -237,17 +237,12 @@ def number(value: float | None) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What it ran on, and which versions."""
+    """What it ran on, and which versions of ours."""
     cpu = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     )
-    node_modules = PEERS / "node_modules"
-    peers = {
-        name: json.loads((node_modules / name / "package.json").read_text())["version"]
-        for name in ("@y/websocket-server", "@hocuspocus/server", "yjs", "ws")
-    }
     ours = ("collab-server", "pycrdt", "websockets", "uvicorn", "uvloop", "SQLAlchemy")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -256,9 +251,20 @@ def machine() -> dict[str, str]:
             [f"Python {platform.python_version()}"]
             + [f"{name} {version(name)}" for name in ours]
         ),
+    }
+
+
+def peers() -> dict[str, str]:
+    """Which versions of the peers."""
+    node_modules = PEERS / "node_modules"
+    found = {
+        name: json.loads((node_modules / name / "package.json").read_text())["version"]
+        for name in ("@y/websocket-server", "@hocuspocus/server", "yjs", "ws")
+    }
+    return {
         "peers": ", ".join(
             [f"Node.js {node_version()}"]
-            + [f"{name} {of}" for name, of in peers.items()]
+            + [f"{name} {of}" for name, of in found.items()]
         ),
     }
 

@@ -78,16 +78,20 @@ class Server:
 
 @contextmanager
 def running(
-    kind: Kind, directory: Path, document: Path | None = None
+    kind: Kind,
+    directory: Path,
+    document: Path | None = None,
+    database: str | None = None,
 ) -> Iterator[Server]:
     """Start a server, alone on its core, and stop it in the end.
 
-    Ours keeps its database in ``directory``, and finds there what an earlier
-    run wrote. A peer opens every document with the update in ``document``.
+    Ours keeps its database in ``directory``, unless ``database`` is the URL of another
+    one, and finds there what an earlier run wrote. A peer opens every document with
+    the update in ``document``.
     """
     port = free_port()
     process = subprocess.Popen(
-        command(kind, port, directory),
+        command(kind, port, directory, database),
         env=os.environ
         | {
             "PORT": str(port),
@@ -112,7 +116,9 @@ def running(
             raise Trouble(f"{kind.name} did not stop in {STOP_TIMEOUT:g} s") from None
 
 
-def command(kind: Kind, port: int, directory: Path) -> list[str]:
+def command(
+    kind: Kind, port: int, directory: Path, database: str | None = None
+) -> list[str]:
     """What starts a server; the processes stay the ones we know the ids of."""
     if kind.script is not None:
         # Peers collect their garbage before their memory is read.
@@ -122,7 +128,7 @@ def command(kind: Kind, port: int, directory: Path) -> list[str]:
         [
             *(sys.executable, "-m", "collab", "serve"),
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--database", f"sqlite:///{directory / 'collab.db'}"),
+            *("--database", database or f"sqlite:///{directory / 'collab.db'}"),
         ],
     )
 
