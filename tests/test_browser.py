@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.applications import running as embedded
 from tests.interop import Clients, until
 from tests.pages import ARGUMENTS, Visitor, chromium, ensure_demo
 from tests.servers import Server, running
+from tests.test_tools import Tool
 
 # One browser is enough for a machine.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -213,7 +215,9 @@ def test_another_document_is_another(visit: Visit, server: Server, name: str) ->
     ann.see("connection", "online")
     assert ann.text == ""
     ann.page.get_by_test_id("document").click()
-    ann.page.get_by_test_id("open-name").fill(name)
+    asked = ann.page.get_by_test_id("open-name")
+    expect(asked).to_be_focused()  # The panel puts the name of this one there first.
+    asked.fill(name)
     ann.page.get_by_test_id("open").click()
     ann.page.wait_for_url(first)
     until(lambda: ann.text == "in the first")
@@ -323,3 +327,41 @@ def test_the_page_works_inside_an_application(visit: Visit, tmp_path: Path) -> N
         until(lambda: bob.text == "be kind")
         ann.see("saved", "saved")
         assert len(bob.people) == 2
+
+
+def test_the_page_says_what_is_not_saved_while_the_database_is_away(
+    visit: Visit, tmp_path: Path, name: str
+) -> None:
+    with running(tmp_path) as server:
+        ann, bob = visit(), visit()
+        ann.open(server.url, name)
+        bob.open(server.url, name)
+        ann.type("before ")
+        ann.see("saved", "saved")
+        # Another program writes to the file, and doesn't end.
+        other = sqlite3.connect(server.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        ann.type("meanwhile ")
+        until(lambda: bob.text == "before meanwhile ")
+        ann.see("saved", "late")
+        bob.see("saved", "saved")
+        other.execute("ROLLBACK")
+        other.close()
+        ann.see("saved", "saved")
+        assert ann.states("connection") == ["connecting", "online"]
+
+
+def test_the_page_says_that_its_document_was_deleted(
+    visit: Visit, tmp_path: Path, name: str
+) -> None:
+    with running(tmp_path) as server:
+        ann = visit()
+        ann.open(server.url, name)
+        ann.type("gone")
+        ann.see("saved", "saved")
+        tool = Tool(server.database_url, tmp_path)
+        tool.run("docs", "delete", name)
+        banner = ann.page.get_by_test_id("banner")
+        expect(banner).to_contain_text("This document was deleted.")
+        ann.see("connection", "offline")
+        assert tool.lines("docs", "list") == []

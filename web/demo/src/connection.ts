@@ -121,8 +121,6 @@ function explain(code: number, reason: string): string {
     case 4403:
       return "You don't have access to this document.";
     case 4404:
-      return "This document doesn't exist.";
-    case 4410:
       return "This document was deleted.";
     default:
       return reason === "" ? "The server closed this document." : reason;

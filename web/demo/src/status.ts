@@ -9,6 +9,9 @@ const CALM = 350;
 /** Milliseconds without a connection before the page makes more of it. */
 const GRACE = 1_200;
 
+/** Milliseconds that saving may take before the page says that it does. */
+const PATIENCE = 4_000;
+
 /** Takes in what happens and keeps the page in line with it. */
 export interface Status {
   connection(connection: Connection): void;
@@ -30,6 +33,7 @@ export function showStatus(retry: () => void, lock: () => void): Status {
 
   let connection: Connection = { state: "connecting" };
   let waiting = 0;
+  let waitingSince = 0;
   let loaded = false;
   let denial: string | null = null;
   let lostAt = 0;
@@ -38,7 +42,8 @@ export function showStatus(retry: () => void, lock: () => void): Status {
   const draw = (): void => {
     const state = connection.state === "refused" ? "offline" : connection.state;
     set(connectionElement, state, describeConnection(connection));
-    const saved = describeSaved(connection, waiting, loaded);
+    const late = waiting > 0 && Date.now() - waitingSince > PATIENCE;
+    const saved = describeSaved(connection, waiting, loaded, late);
     // "Saved" may come late but never early, so that it doesn't flicker.
     const early = saved.state === "saved" && savedElement.dataset["state"] === "saving";
     if (early && connection.state === "online") {
@@ -67,7 +72,7 @@ export function showStatus(retry: () => void, lock: () => void): Status {
   };
 
   setInterval(() => {
-    if (connection.state === "offline") draw();
+    if (connection.state === "offline" || waiting > 0) draw();
   }, 250);
   retryButton.addEventListener("click", retry);
   window.addEventListener("beforeunload", (event) => {
@@ -93,6 +98,8 @@ export function showStatus(retry: () => void, lock: () => void): Status {
       draw();
     },
     waiting(count) {
+      // Since when nothing was saved: who types on and on may always have some.
+      if (count === 0 || count < waiting || waiting === 0) waitingSince = Date.now();
       waiting = count;
       draw();
     },
@@ -135,12 +142,16 @@ export function describeSaved(
   { state }: Connection,
   waiting: number,
   loaded: boolean,
-): { state: "saved" | "saving" | "offline"; text: string } {
+  late = false,
+): { state: "saved" | "saving" | "late" | "offline"; text: string } {
   if (state === "refused" && waiting > 0) {
     return { state: "offline", text: `${edits(waiting)} not saved` };
   }
   if (state === "offline" && waiting > 0) {
     return { state: "offline", text: `Offline: ${edits(waiting)} waiting` };
+  }
+  if (waiting > 0 && late && state === "online") {
+    return { state: "late", text: `${edits(waiting)} not saved yet` };
   }
   if (waiting > 0) return { state: "saving", text: "Saving…" };
   if (loaded) return { state: "saved", text: "All changes saved" };

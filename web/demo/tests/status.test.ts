@@ -23,6 +23,13 @@ describe("status", () => {
     expect(describeSaved(connection, waiting, loaded)).toEqual({ state, text });
   });
 
+  it("says when saving takes long", () => {
+    const late = { state: "late", text: "3 edits not saved yet" };
+    expect(describeSaved(online, 3, true, true)).toEqual(late);
+    expect(describeSaved(offline, 3, true, true).state).toBe("offline");
+    expect(describeSaved(online, 0, true, true).state).toBe("saved");
+  });
+
   it("counts down to the next attempt", () => {
     expect(describeConnection(offline, 6_500)).toBe("Offline, retrying in 4 s");
     expect(describeConnection(offline, 10_001)).toBe("Reconnecting…");
