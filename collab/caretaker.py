@@ -99,9 +99,8 @@ class Caretaker:
         self._in_thread = in_thread
         self._alone = asyncio.Semaphore(1)
         self._worked = 0.0
-        self._swept: float | None = None
+        self._due: float | None = None
         """When the next sweep is due, or goes on."""
-        self._sweeping = False
         self._sweep_after = ""
 
     def look(self, room: Room, tail: Tail, now: float, unloading: bool = False) -> None:
@@ -112,12 +111,11 @@ class Caretaker:
 
     def tick(self, now: float) -> None:
         """Go on with the sweep, or let the process rest. To be called each second."""
-        if self._swept is None:
-            self._swept = now + SWEEP_FIRST
+        if self._due is None:
+            self._due = now + SWEEP_FIRST
         if self._alone.locked():
             return
-        if now > self._swept and not self._sweeping:
-            self._sweeping = True
+        if now > self._due:
             self._spawn(self._sweep())
         elif now - self._worked > REST:
             self.compactor.rest()
@@ -160,12 +158,10 @@ class Caretaker:
                 )
             except CollabError as exc:
                 failures.append(str(exc))
-            finally:
-                self._sweeping = False
             for failure in failures:
                 if not self.stopped:
                     logger.error("%s; tidying it another time", failure)
             self._worked = asyncio.get_running_loop().time()
             self._sweep_after = following or ""
             if following is None:
-                self._swept = self._worked + SWEEP
+                self._due = self._worked + SWEEP

@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from threading import Lock, Timer
 from typing import Any
 
@@ -63,32 +64,24 @@ class Compactor:
         Raises:
             CollabError: If nothing can be said.
         """
-        # Nobody else's work shall die of it.
-        with self._lock:
-            self.rest()
-            child = self._begin()
-            try:
-                reached: tuple[str, int] | None = None
-                for line in self._lines(child, {"attempt": name}):
-                    match json.loads(line):
-                        case None:
-                            return None
-                        case str(failure):
-                            raise CollabError(failure)
-                        case what, position:
-                            reached = what, position
-                if reached is None:
-                    raise CollabError("the process died, or took too long")
-                what, position = reached
-                cause = "ends the process that reads it"
-                return Damaged(what, position, position, cause)
-            finally:
-                self.rest()
+        reached: tuple[str, int] | None = None
+        with self._lock, closing(self._lines({"attempt": name})) as lines:
+            for line in lines:
+                match json.loads(line):
+                    case None:
+                        return None
+                    case str(failure):
+                        raise CollabError(failure)
+                    case what, position:
+                        reached = what, position
+        if reached is None:
+            raise CollabError("the process died, or took too long")
+        what, position = reached
+        return Damaged(what, position, position, "ends the process that reads it")
 
     def _order(self, order: dict[str, object]) -> Any:
-        with self._lock:
-            child = self._begin()
-            answer = next(self._lines(child, order), "")
+        with self._lock, closing(self._lines(order)) as lines:
+            answer = next(lines, "")
         if not answer:
             raise CollabError("the process died, or took too long")
         result = json.loads(answer)
@@ -96,17 +89,14 @@ class Compactor:
             raise CollabError(result)
         return result
 
-    def _begin(self) -> subprocess.Popen[str]:
+    def _lines(self, order: dict[str, object]) -> Generator[str, None, None]:
+        """Give an order, and go through the lines that answer it."""
         child = self._child
         if child is None or child.poll() is not None:
             try:
                 child = self._child = self._start()
             except OSError as exc:
                 raise CollabError(f"no process could be started: {exc}") from exc
-        return child
-
-    def _lines(self, child: subprocess.Popen[str], order: dict[str, object]) -> Any:
-        """Give an order, and go through the lines that answer it."""
         assert child.stdin is not None
         assert child.stdout is not None
         watchdog = Timer(TIME, child.kill)
@@ -121,8 +111,11 @@ class Compactor:
             watchdog.cancel()
 
     def rest(self) -> None:
-        """Let the process end."""
+        """Let the process end, unless it has something to do."""
+        if not self._lock.acquire(blocking=False):
+            return
         child, self._child = self._child, None
+        self._lock.release()
         if child is not None:
             assert child.stdin is not None
             with suppress(OSError):  # It died before it read all that it was told.

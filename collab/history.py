@@ -29,14 +29,12 @@ PAGE = 2000
 
 # Queries.
 
-_FIND = text(
-    "SELECT id FROM documents WHERE name = :name AND deleted_at IS NULL"
-).bindparams(sa.bindparam("name", type_=Name))
 _STATE = text(
-    "SELECT name, head, base, tidied_at,"
+    "SELECT id, head, base, tidied_at,"
     " (SELECT MAX(position) FROM snapshots WHERE document_id = documents.id) AS newest"
-    " FROM documents WHERE id = :id AND deleted_at IS NULL"
-).columns(name=Name)
+    " FROM documents WHERE name = :name AND deleted_at IS NULL"
+).bindparams(sa.bindparam("name", type_=Name))
+_BASE = text("SELECT base FROM documents WHERE id = :id")
 _ROWS = text(
     "SELECT position, span, data, author, at, crc FROM updates"
     " WHERE document_id = :id AND position > :after AND position <= :until"
@@ -81,7 +79,7 @@ _FORGET_DAMAGE = text(
 _TIDIED = text("UPDATE documents SET tidied_at = :now WHERE id = :id")
 _UNTIDY = (
     text(
-        "SELECT id, name FROM documents WHERE name > :after AND deleted_at IS NULL"
+        "SELECT name FROM documents WHERE name > :after AND deleted_at IS NULL"
         " AND tidied_at <= :rested AND updated_at >= tidied_at - :age"
         " ORDER BY name LIMIT :limit"
     )
@@ -121,10 +119,13 @@ class Retention:
         return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
 
 
+FOREVER = Retention()
+
+
 class State(NamedTuple):
     """Where a document's history begins and ends."""
 
-    name: str
+    document_id: int
     head: int
     base: int
     tidied_at: int
@@ -142,16 +143,10 @@ class History:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def find(self, name: str) -> int | None:
-        """What the log knows a document by; ``None`` if there is none."""
+    def state(self, name: str) -> State | None:
+        """Where a history begins and ends; ``None`` if there is no such document."""
         with self.database.reading() as connection:
-            found = connection.execute(_FIND, {"name": name}).scalar()
-            return None if found is None else int(found)
-
-    def state(self, document_id: int) -> State | None:
-        """Where a history begins and ends; ``None`` if the document is gone."""
-        with self.database.reading() as connection:
-            found = connection.execute(_STATE, {"id": document_id}).one_or_none()
+            found = connection.execute(_STATE, {"name": name}).one_or_none()
             return None if found is None else State(*found)
 
     def horizon(self, document_id: int, base: int, cutoff: int) -> int | None:
@@ -228,10 +223,10 @@ class History:
             # Nobody raises the base meanwhile.
             if document_id not in self.database.lock(connection, [document_id]):
                 return
-            found = connection.execute(_STATE, here).one()
+            base = connection.execute(_BASE, here).scalar_one()
             positions = connection.execute(_SNAPSHOTS, here).scalars().all()
             for number, position in enumerate(positions):
-                if position < found.base or (number > 1 and position > found.base):
+                if position < base or (number > 1 and position > base):
                     old = here | {"position": position}
                     connection.execute(_DELETE_SNAPSHOT, old)
 
@@ -249,14 +244,12 @@ class History:
         with self.database.writing() as connection:
             connection.execute(_TIDIED, {"id": document_id, "now": now})
 
-    def untidy(
-        self, after: str, rested: int, age: int, limit: int
-    ) -> list[tuple[int, str]]:
-        """Ids and names, in their order, of documents in which rows came of age.
+    def untidy(self, after: str, rested: int, age: int, limit: int) -> list[str]:
+        """Names, in their order, of documents in which rows came of age.
 
         Of those that were last tidied before a time, and changed since, or at most
         ``age`` before.
         """
         where = {"after": after, "rested": rested, "age": age, "limit": limit}
         with self.database.reading() as connection:
-            return [(id, name) for id, name in connection.execute(_UNTIDY, where)]
+            return list(connection.execute(_UNTIDY, where).scalars())

@@ -17,7 +17,7 @@ from .caretaker import Caretaker, Tail
 from .catalog import Catalog
 from .compactor import Compactor
 from .errors import CollabError, DocumentGone, StoreError, Unavailable
-from .history import Retention
+from .history import FOREVER, Retention
 from .journal import STALLED, Journal, Saved
 from .messages import Message, Update
 from .opening import SLICE, Opener, take_turns
@@ -63,7 +63,7 @@ class Hub:
         self,
         store: Store,
         limits: Limits,
-        retention: Retention = Retention(),  # noqa: B008
+        retention: Retention = FOREVER,
         migrate: bool = True,
     ) -> None:
         self.store = store
@@ -283,9 +283,7 @@ class Hub:
 
     async def encode(self, encoding: Encoding, message: Message) -> bytes:
         """Encode what is large in a thread: zlib works without the interpreter."""
-        return await self._loop.run_in_executor(
-            self._readers, encoding.encode_state, message
-        )
+        return await self.in_thread(encoding.encode_state, message)
 
     async def _heal(self, room: Room) -> None:
         """Make a broken room's document anew from its log."""

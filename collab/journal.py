@@ -210,11 +210,7 @@ class Journal:
                 self._refuse(room, outcome)
         if reason is not None:
             self._fail(reason)
-        self._tell()
-        if self.dirty:
-            self._schedule()
-        else:
-            self._settle()
+        self._go_on()
 
     def _save(self, room: Room, append: Append, appended: Appended) -> None:
         room.document_id = appended.document_id
@@ -280,15 +276,16 @@ class Journal:
             self._save(room, append, outcome)
         else:
             self._refuse(room, outcome)
-        self._tell()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Tell who waits for rooms to be saved, and save what has come since."""
+        self._written.set()
+        self._written = asyncio.Event()
         if self.dirty:
             self._schedule()
         else:
             self._settle()
-
-    def _tell(self) -> None:
-        self._written.set()
-        self._written = asyncio.Event()
 
     def _settle(self) -> None:
         if not self.ill and not self.dirty and not self.busy:

@@ -145,13 +145,8 @@ def _say(change: object) -> str:
 @contextmanager
 def _alone(database: Database) -> Iterator[Connection]:
     """A transaction in which nobody else changes the tables."""
-    with database.writing() as connection:
-        database.lock_tables(connection)
-        try:
-            yield connection
-        finally:
-            if not connection.invalidated:
-                database.unlock_tables(connection)
+    with database.writing() as connection, database.tables_locked(connection):
+        yield connection
 
 
 def _upgrade(database: Database, connection: Connection, found: str | None) -> None:

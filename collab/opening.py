@@ -15,15 +15,9 @@ from typing import Any, Protocol, TypeVar
 from .catalog import Catalog, Run
 from .compactor import Compactor
 from .document import Document
-from .errors import (
-    CollabError,
-    DocumentBroken,
-    DocumentGone,
-    StoreError,
-    UpdateRejected,
-)
+from .errors import CollabError, DocumentGone, StoreError
+from .folding import fold_steps
 from .store import Damaged, Store, Stored
-from .updates import LARGE
 
 logger = logging.getLogger("collab.opening")
 
@@ -130,67 +124,20 @@ class Opener:
     ) -> tuple[Stored, Document, list[Damaged]]:
         """Make the document that a log describes, and say what of it is damaged."""
         damaged = list(stored.damaged)
+        while True:
+            folded = await take_turns(fold_steps(stored))
+            damaged += folded.damaged
+            if folded.document is not None:
+                break
+            # The document is what an older one says, and more rows.
+            assert stored.snapshot is not None
+            older = stored.snapshot.position
+            stored = await self._in_thread(self.store.load, name, older)
+            damaged += stored.damaged
+        damaged = list(dict.fromkeys(damaged))
         for damage in damaged:
             logger.error("%s: %s; opening the rest", name, damage)
-
-        def note(what: str, position: int, cause: str) -> None:
-            damage = Damaged(what, position, position, cause)
-            if damage not in damaged:
-                logger.error("%s: %s; opening the rest", name, damage)
-                damaged.append(damage)
-
-        poison: set[bytes] = set()
-        while True:
-            try:
-                document = await take_turns(_restore_steps(stored))
-            except CollabError as exc:
-                # The document is what an older one says, and more rows.
-                assert stored.snapshot is not None
-                position = stored.snapshot.position
-                note("snapshot", position, f"cannot be read ({exc})")
-                stored = await self._in_thread(self.store.load, name, position)
-                continue
-            for update in poison:
-                document.drop(update)
-            loop = asyncio.get_running_loop()
-            until = loop.time() + SLICE
-            for row in stored.rows:
-                if row.update in poison:
-                    continue
-                try:
-                    if len(row.update) > LARGE or document.heavy:
-                        await take_turns(document.apply_steps(row.update))
-                    else:
-                        document.apply(row.update)
-                except DocumentBroken:
-                    document.culprit = row.update
-                except UpdateRejected as exc:
-                    note("update", row.position, f"is no update ({exc})")
-                except CollabError as exc:
-                    # It is too much of something, and may be less another time.
-                    message = "%s: cannot read row %d (%s); opening the rest"
-                    logger.error(message, name, row.position, exc)
-                if document.culprit is not None:
-                    # What it has done to the rest, nobody knows. Again, without it.
-                    poison.add(document.culprit)
-                    break
-                if loop.time() > until:
-                    await asyncio.sleep(0)
-                    until = loop.time() + SLICE
-            else:
-                for row in stored.rows:
-                    if row.update in poison:
-                        note("update", row.position, "makes pycrdt fail")
-                return stored, document, damaged
-
-
-def _restore_steps(stored: Stored) -> Generator[None, None, Document]:
-    """The document of a snapshot, made with pauses.
-
-    Raises:
-        CollabError: If it cannot be read.
-    """
-    if stored.snapshot is None:
-        return Document()
-    state, index = stored.snapshot.state, stored.snapshot.index
-    return (yield from Document.restore_steps(state, index))
+        for position, exc in folded.skipped:
+            message = "%s: cannot read row %d (%s); opening the rest"
+            logger.error(message, name, position, exc)
+        return stored, folded.document, damaged

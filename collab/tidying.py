@@ -63,31 +63,30 @@ def tidy(
             then stays.
     """
     history = History(store.database)
-    document_id = history.find(name)
-    state = None if document_id is None else history.state(document_id)
-    if document_id is None or state is None:
+    state = history.state(name)
+    if state is None:
         return Tidied(0, 0, 0)
-    horizon = _horizon(store, history, document_id, state, retention, now)
+    horizon = _horizon(history, state, retention, now)
     if horizon is not None:
-        _stand_for(store, history, document_id, state, horizon)
-    history.prune(document_id)
+        _stand_for(store, history, name, state.document_id, horizon)
+        state = history.state(name)
+        if state is None:
+            return Tidied(0, 0, 0)
+    history.prune(state.document_id)
     merged = rows = 0
     if retention.age != 0:
-        merged, rows = _thin(store, history, document_id, now - age)
-    discarded = _discard(history, document_id)
+        merged, rows = _thin(store, history, name, state, now - age)
+    discarded = 0
+    while count := history.discard(state.document_id, state.base):
+        discarded += count
     if merged or discarded:
         give_back(store.database)
-    history.tidied(document_id, now)
+    history.tidied(state.document_id, now)
     return Tidied(merged, rows, discarded)
 
 
 def _horizon(
-    store: Store,
-    history: History,
-    document_id: int,
-    state: State,
-    retention: Retention,
-    now: int,
+    history: History, state: State, retention: Retention, now: int
 ) -> int | None:
     """The position up to which rows are to be discarded, if any are."""
     if retention.age is None:
@@ -96,18 +95,18 @@ def _horizon(
         horizon: int | None = state.newest
     else:
         cutoff = now - retention.age
-        horizon = history.horizon(document_id, state.base, cutoff)
+        horizon = history.horizon(state.document_id, state.base, cutoff)
         if horizon is None:
             horizon = state.head
     return horizon if horizon is not None and horizon > state.base else None
 
 
 def _stand_for(
-    store: Store, history: History, document_id: int, state: State, horizon: int
+    store: Store, history: History, name: str, document_id: int, horizon: int
 ) -> None:
     """Let a snapshot stand for all that is older; make it, if there is none."""
     if not store.verify_snapshot(document_id, horizon):
-        stored = store.read_at(state.name, horizon)
+        stored = store.read_at(name, horizon)
         if stored.document_id != document_id:
             return
         snapshot = summarize(stored)
@@ -119,17 +118,17 @@ def _stand_for(
 
 
 def _thin(
-    store: Store, history: History, document_id: int, cutoff: int
+    store: Store, history: History, name: str, state: State, cutoff: int
 ) -> tuple[int, int]:
     """Merge rows that are behind a snapshot, and old; return positions and rows."""
-    state = history.state(document_id)
-    if state is None or state.newest is None:
+    if state.newest is None:
         return 0, 0
+    document_id = state.document_id
     until = history.horizon(document_id, state.base, cutoff)
     until = state.newest if until is None else min(until, state.newest)
     if until <= state.base:
         return 0, 0
-    base = store.read_at(state.name, state.base).snapshot
+    base = store.read_at(name, state.base).snapshot
     found = thin(
         history.rows(document_id, state.base, until),
         snapshot=None if base is None else (base.state, base.index),
@@ -142,17 +141,6 @@ def _thin(
         merged += sum(row.rows - 1 for row in batch)
         written += len(batch)
     return merged, written
-
-
-def _discard(history: History, document_id: int) -> int:
-    """Take away the rows before the base."""
-    state = history.state(document_id)
-    if state is None or not state.base:
-        return 0
-    discarded = 0
-    while count := history.discard(document_id, state.base):
-        discarded += count
-    return discarded
 
 
 def give_back(database: Database) -> None:
@@ -173,14 +161,13 @@ def freshen(store: Store, name: str, retention: Retention, now: int) -> None:
         StoreError: As :func:`tidy`.
     """
     history = History(store.database)
-    document_id = history.find(name)
-    state = None if document_id is None else history.state(document_id)
-    if document_id is None or state is None:
+    state = history.state(name)
+    if state is None:
         return
     if retention.age == 0 or state.tidied_at < now - DAY:
         tidy(store, name, retention, now)
     else:
-        history.prune(document_id)
+        history.prune(state.document_id)
 
 
 def sweep(
@@ -195,7 +182,7 @@ def sweep(
     found = history.untidy(after, now - DAY, age, SWEEP)
     until = time.monotonic() + SWEEP_TIME
     failures = []
-    for _, name in found:
+    for name in found:
         try:
             if retention.age == 0:
                 compact(store, name)

@@ -7,21 +7,16 @@ of what was appended, and of what was deleted, as they are told by each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .catalog import Catalog
-from .document import EMPTY, Document, Outcome
-from .errors import (
-    CollabError,
-    DocumentBroken,
-    DocumentGone,
-    QuotaExceeded,
-    StoreError,
-    UpdateRejected,
-)
+from .contents import finish
+from .document import EMPTY, Outcome
+from .errors import DocumentGone, StoreError, UpdateRejected
+from .folding import fold, fold_steps
 from .gate import Gate
 from .splitting import split
-from .store import Append, Damaged, Snapshot, Store, Stored
+from .store import Append, Damaged, Store
 from .updates import LARGE, cut
 
 BATCH_SIZE = 16 * 2**20
@@ -55,43 +50,12 @@ class Finding:
     """What was found in a document."""
 
     name: str
-    rows: int
-    """How many rows were read, and decoded."""
+    positions: int
+    """How many positions of its log were read, and decoded."""
     damaged: list[Damaged]
     """What is wrong with it now."""
     quarantined: list[Damaged]
     """What was wrong with it before."""
-
-
-def fold(stored: Stored, strict: bool = True) -> Document:
-    """The document that a log describes.
-
-    Raises:
-        StoreError: If something is damaged, or cannot be read; unless that shall be
-            left out.
-    """
-    document = Document()
-    if stored.snapshot is not None:
-        document = _restore(stored.snapshot)
-    if strict and stored.damaged:
-        raise StoreError("; ".join(map(str, stored.damaged)))
-    for row in stored.rows:
-        try:
-            document.apply(row.update)
-            if document.culprit is not None:
-                raise DocumentBroken("pycrdt fails at what waited for it")
-        except CollabError as exc:
-            if strict:
-                raise StoreError(f"row {row.position} cannot be read: {exc}") from exc
-    return document
-
-
-def _restore(snapshot: Snapshot) -> Document:
-    try:
-        return Document.restore(snapshot.state, snapshot.index)
-    except CollabError as exc:
-        position = snapshot.position
-        raise StoreError(f"snapshot {position} cannot be read: {exc}") from exc
 
 
 def export(store: Store, name: str, position: int | None = None) -> Export:
@@ -198,11 +162,11 @@ def check(store: Store, name: str, isolate: bool = True) -> Finding:
     damaged: list[Damaged] = []
     gates: list[tuple[int, Gate]] = []
     while True:
-        found, document = _look(stored)
-        damaged += [damage for damage in found if damage not in damaged]
-        if document is not None:
+        folded = finish(fold_steps(stored))
+        damaged += [*stored.damaged, *folded.damaged]
+        if folded.document is not None:
             position = 0 if stored.snapshot is None else stored.snapshot.position
-            gates.append((position, document.gate))
+            gates.append((position, folded.document.gate))
         # Then without the newest snapshot, and more rows instead.
         if stored.snapshot is None or stored.snapshot.position <= stored.base:
             break
@@ -216,49 +180,8 @@ def check(store: Store, name: str, isolate: bool = True) -> Finding:
             for position, gate in gates[:-1]
             if gate != truth
         ]
-    damaged.sort(key=lambda damage: (damage.what, damage.first))
+    # A row behind two snapshots was read twice.
+    damaged = sorted(set(damaged), key=lambda damage: (damage.what, damage.first))
     if isolate and damaged:
         catalog.isolate(document_id, damaged)
     return Finding(name, newest.head - stored.base, damaged, quarantined)
-
-
-def _look(stored: Stored) -> tuple[list[Damaged], Document | None]:
-    """What is damaged of what was loaded, and the document of the rest."""
-    damaged = list(stored.damaged)
-    snapshot = stored.snapshot
-    if snapshot is not None:
-        try:
-            _restore(snapshot)
-        except StoreError:
-            position = snapshot.position
-            damaged.append(Damaged("snapshot", position, position, "cannot be read"))
-            return damaged, None
-    poison: set[bytes] = set()
-    while True:
-        document = fold(replace(stored, rows=[], damaged=[]))
-        culprit = None
-        for row in stored.rows:
-            if row.update in poison:
-                continue
-            try:
-                document.apply(row.update)
-                culprit = document.culprit
-            except DocumentBroken:
-                culprit = row.update
-            except QuotaExceeded:
-                pass  # It is too much of something, and may be less another time.
-            except UpdateRejected as exc:
-                cause = f"is no update ({exc})"
-                damaged.append(Damaged("update", row.position, row.position, cause))
-            if culprit is not None:
-                break
-        if culprit is None:
-            break
-        # What it has done to the rest, nobody knows. Again, without it.
-        poison.add(culprit)
-    for row in stored.rows:
-        if row.update in poison:
-            damaged.append(
-                Damaged("update", row.position, row.position, "makes pycrdt fail")
-            )
-    return list(dict.fromkeys(damaged)), document

@@ -70,8 +70,10 @@ def migrate_by_hand() -> None:
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)
     database = open_database(url)
     try:
-        with database.writing() as connection:
-            database.lock_tables(connection)
+        with (
+            database.writing() as connection,
+            database.tables_locked(connection),
+        ):
             migrate(connection, database.transactional_ddl)
     finally:
         database.close()

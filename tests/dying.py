@@ -21,10 +21,10 @@ from sqlalchemy import Engine, event, text
 from collab.catalog import Catalog
 from collab.compaction import compact
 from collab.document import Document
+from collab.folding import fold
 from collab.history import History, Retention
 from collab.store import Append, Store, milliseconds
 from collab.tidying import DAY, tidy
-from collab.upkeep import fold
 from tests.traces import generate
 
 ROUND = 60

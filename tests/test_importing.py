@@ -23,9 +23,9 @@ from pycrdt.store import FileYStore, SQLiteYStore
 
 from collab.document import EMPTY, Document
 from collab.errors import ImportFailed, UpdateRejected
+from collab.folding import fold
 from collab.importing import KINDS, Found, Unreadable
 from collab.store import Store
-from collab.upkeep import fold
 from tests.importing import HERE, Writer, Written
 from tests.node import node_path
 

@@ -21,11 +21,12 @@ from collab.catalog import Catalog, Description
 from collab.compaction import compact
 from collab.document import Document
 from collab.errors import CollabError, NotKept, StoreError
+from collab.folding import fold
 from collab.history import History, Retention
 from collab.joining import same
 from collab.store import Append, Store
 from collab.tidying import DAY, Tidied, freshen, sweep, tidy
-from collab.upkeep import check, fold
+from collab.upkeep import check
 from tests import traces
 from tests.databases import DatabaseServer
 from tests.traces import generate

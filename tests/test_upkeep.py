@@ -14,8 +14,9 @@ from collab.catalog import Catalog
 from collab.compaction import compact
 from collab.document import Document
 from collab.errors import DocumentGone, NotKept, StoreError, UpdateRejected
+from collab.folding import fold
 from collab.store import Append, Store, checksum
-from collab.upkeep import bring_in, check, copy, export, fold
+from collab.upkeep import bring_in, check, copy, export
 from tests.traces import generate
 from tests.vectors import history
 
@@ -164,7 +165,7 @@ def test_nothing_is_found_where_nothing_is_wrong(store: Store) -> None:
         written(store, 200, seed=2)
         compact(store, "d")
     found = check(store, "d")
-    assert (found.rows, found.damaged, found.quarantined) == (600, [], [])
+    assert (found.positions, found.damaged, found.quarantined) == (600, [], [])
 
 
 def test_all_that_is_wrong_is_found_and_put_away(store: Store) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -29,7 +30,7 @@ SECRETS = ("password", "passwd", "sslpassword")
 """Parameters of a URL that drivers take for passwords."""
 
 
-class Database:
+class Database(ABC):
     """One database. Its methods block, and may be called from any thread.
 
     Each may raise a :class:`~collab.errors.StoreError`; nothing has changed then.
@@ -74,38 +75,33 @@ class Database:
         """The URL, without its passwords."""
         return self._shown
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Connection]:
         """A transaction that changes something."""
-        raise NotImplementedError
-        yield
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database and waits for nobody."""
-        raise NotImplementedError
-        yield
 
+    @abstractmethod
     def close(self) -> None:
         """Close all connections. Closing twice is harmless."""
-        raise NotImplementedError
 
     # Statements.
 
-    def lock_tables(self, connection: Connection) -> None:
-        """Wait until nobody else changes the tables; until the end of the transaction,
-        or until :meth:`unlock_tables` where a transaction can't hold it."""
+    @contextmanager
+    def tables_locked(self, connection: Connection) -> Iterator[None]:
+        """Wait until nobody else changes the tables, and keep others from it."""
+        yield  # Who writes is alone.
 
-    def unlock_tables(self, connection: Connection) -> None:
-        """Let others change the tables."""
-
+    @abstractmethod
     def lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, int]:
         """Lock documents until the end of the transaction; return their heads.
 
         Those that are gone, or deleted, are left out.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(
         self, connection: Connection, gains: Sequence[tuple[int, int, int]], now: int
     ) -> bool:
@@ -114,12 +110,12 @@ class Database:
         ``False`` if one of them wasn't there, or is deleted; the transaction is to be
         rolled back then.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def insert(self, connection: Connection, rows: Sequence[Entry]) -> None:
         """Insert updates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_size(self, size: int) -> None:
         """Complain if the server can't take values of so many bytes in a statement.
 
@@ -131,6 +127,7 @@ class Database:
         """Sentences about settings with which an acknowledgement promises too much."""
         return []
 
+    @abstractmethod
     def settle(self) -> None:
         """Let what was committed be in the database alone, and in no log beside it."""
 
@@ -138,6 +135,7 @@ class Database:
         """Give disk space back to the system, some of it; return what is left to do."""
         return 0
 
+    @abstractmethod
     def rebuild(self) -> None:
         """Write the database anew, without what was deleted. Others wait meanwhile."""
 

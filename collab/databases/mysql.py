@@ -56,14 +56,18 @@ class MySQL(Server):
             cursor.execute("SELECT @@max_allowed_packet")
             (self._packet,) = cursor.fetchone()
 
-    def lock_tables(self, connection: Connection) -> None:
+    @contextmanager
+    def tables_locked(self, connection: Connection) -> Iterator[None]:
         # Statements that change tables end a transaction, and its locks.
         got = connection.execute(text("SELECT GET_LOCK('collab.tables', 60)")).scalar()
         if got != 1:
             raise StoreError(f"another process changes the tables of {self}; wait")
-
-    def unlock_tables(self, connection: Connection) -> None:
-        connection.execute(text("SELECT RELEASE_LOCK('collab.tables')"))
+        try:
+            yield
+        finally:
+            if not connection.invalidated:
+                release = text("SELECT RELEASE_LOCK('collab.tables')")
+                connection.execute(release)
 
     def lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, int]:
         marks = ", ".join(["%s"] * len(ids))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,9 +49,14 @@ class PostgreSQL(Server):
         )
         connection.commit()
 
-    def lock_tables(self, connection: Connection) -> None:
+    @contextmanager
+    def tables_locked(self, connection: Connection) -> Iterator[None]:
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": MIGRATING})
+        yield  # The end of the transaction lets go of it.
+
+    def check_size(self, size: int) -> None:
+        """It takes a gigabyte: more than we have."""
 
     def lock(self, connection: Connection, ids: Sequence[int]) -> dict[int, int]:
         # In one order, so that nodes don't wait for each other for ever.

@@ -100,7 +100,7 @@ def check_documents(
     it. Exit code 1 if anything is.
     """
     store.open(migrate=False)
-    damaged = rows = number = 0
+    damaged = positions = number = 0
     chosen, count = _names(store, names)
     with progress(chosen, "Checking", count, in_json) as work:
         for name in work:
@@ -113,7 +113,7 @@ def check_documents(
                 click.echo(f"{name}: {exc}", err=True)
                 continue
             number += 1
-            rows += found.rows
+            positions += found.positions
             damaged += len(found.damaged)
             for damage in found.damaged:
                 click.echo(f"{name}: {damage}", err=True)
@@ -121,13 +121,15 @@ def check_documents(
                 answer(
                     {
                         "name": name,
-                        "rows": found.rows,
+                        "positions": found.positions,
                         "damaged": [str(damage) for damage in found.damaged],
                         "quarantined": [str(damage) for damage in found.quarantined],
                     }
                 )
     if not in_json:
-        click.echo(f"{number} documents with {rows:,} edits read; {damaged} damaged.")
+        click.echo(
+            f"{number} documents with {positions:,} edits read; {damaged} damaged."
+        )
     if damaged:
         sys.exit(FAILED)
 
