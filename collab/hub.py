@@ -34,7 +34,8 @@ IDLE = 30.0
 """Seconds that a room stays in memory after its last session."""
 
 POLL = 2.0
-"""Seconds after which we look what others did to the documents that are open..."""
+"""Seconds after which we look, at the next tick, what others did to the documents that
+are open..."""
 
 POLLED = 1000
 """...or after which, in milliseconds, if there are so many as that."""

@@ -7,10 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 BIN = Path(sys.executable).parent
 """Where node and npm are: the virtual environment has its own."""
+
+
+END_TIME = 60.0
+"""Seconds that a script has to end: a busy machine is slow, not wrong."""
 
 
 def node_path() -> Path:
@@ -57,3 +62,44 @@ def run_node(
         stdout=subprocess.PIPE,
         stderr=errors,
     )
+
+
+class NodeProcess:
+    """A script that runs until this context is left: its input ends, and so does it."""
+
+    def __init__(self, script: Path, *arguments: str) -> None:
+        self.process = run_node(script, *arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(END_TIME)
+        finally:
+            self.kill()
+            self.process.stdout.close()
+
+    def kill(self) -> None:
+        """End it at once: its sockets die without a goodbye."""
+        self.process.kill()
+        self.process.wait()
+
+    def say(self, line: str) -> None:
+        """Write a line to its input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> bytes:
+        """Read a line of its output; it is empty if there is none any more."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from collab.catalog import Catalog
 from collab.schema import metadata
-from collab.store import Append, Store, checksum
+from collab.store import Append, Store, Stored, checksum
 
 KINDS = ("sqlite", "postgres", "mariadb")
 """What the log may be in; the last two are names of fixtures, too."""
@@ -194,3 +195,26 @@ def empty(url: str) -> None:
 def url_of(url: str, **parts: Any) -> str:
     """A URL with other parts."""
     return make_url(url).set(**parts).render_as_string(hide_password=False)
+
+
+def check_whole_commits(store: Store) -> None:
+    """Read from three threads while one writes: nobody sees a part of a commit."""
+    append(store, "doc", b"x", b"x", b"x")
+    done = threading.Event()
+    torn: list[Stored] = []
+
+    def read() -> None:
+        while not done.is_set():
+            stored = store.load("doc")
+            if stored.head % 3 or stored.damaged or len(stored.rows) != stored.head:
+                torn.append(stored)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    heads = [append(store, "doc", b"x", b"x", b"x") for _ in range(100)]
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert heads == list(range(6, 306, 3))
+    assert torn == []

@@ -22,6 +22,7 @@ from tests.proxy import Proxy
 from tests.stores import (
     append,
     behind_its_back,
+    check_whole_commits,
     everything,
     hang_up,
     id_of,
@@ -202,25 +203,7 @@ def test_a_reader_does_not_wait_for_the_writer(store: Store) -> None:
 
 
 def test_readers_see_whole_commits_while_a_writer_writes(store: Store) -> None:
-    append(store, "doc", b"x", b"x", b"x")
-    done = threading.Event()
-    torn: list[Stored] = []
-
-    def read() -> None:
-        while not done.is_set():
-            stored = store.load("doc")
-            if stored.head % 3 or stored.damaged or len(stored.rows) != stored.head:
-                torn.append(stored)
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    heads = [append(store, "doc", b"x", b"x", b"x") for _ in range(100)]
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert heads == list(range(6, 306, 3))
-    assert torn == []
+    check_whole_commits(store)
 
 
 # Commits that fail.

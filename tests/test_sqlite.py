@@ -16,8 +16,16 @@ from sqlalchemy import Engine, event
 
 from collab.catalog import Catalog
 from collab.errors import DatabaseUnreachable, StoreError
-from collab.store import Append, Row, Store, Stored
-from tests.stores import append, behind_its_back, id_of, names, opened, write_snapshot
+from collab.store import Append, Row, Store
+from tests.stores import (
+    append,
+    behind_its_back,
+    check_whole_commits,
+    id_of,
+    names,
+    opened,
+    write_snapshot,
+)
 
 
 @pytest.fixture
@@ -111,25 +119,7 @@ def test_a_database_in_memory_is_shared_by_threads(memory: Store) -> None:
 
 
 def test_readers_see_whole_commits_of_a_database_in_memory(memory: Store) -> None:
-    append(memory, "doc", b"x", b"x", b"x")
-    done = threading.Event()
-    torn: list[Stored] = []
-
-    def read() -> None:
-        while not done.is_set():
-            stored = memory.load("doc")
-            if stored.head % 3 or stored.damaged or len(stored.rows) != stored.head:
-                torn.append(stored)
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    heads = [append(memory, "doc", b"x", b"x", b"x") for _ in range(100)]
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert heads == list(range(6, 306, 3))
-    assert torn == []
+    check_whole_commits(memory)
 
 
 # What can go wrong.

@@ -5,43 +5,23 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from tests.node import run_node
+from tests.node import NodeProcess
 
 CLIENTS = Path(__file__).parent / "clients.mjs"
 
 
-class Node:
+class Node(NodeProcess):
     """The process. It keeps the clients of one world at a time."""
 
     def __init__(self) -> None:
-        self.process = run_node(CLIENTS)
-
-    def __enter__(self) -> Node:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=10)
-        self.process.stdout.close()
+        super().__init__(CLIENTS)
 
     def ask(self, op: str, **request: object) -> tuple[list[Any], Any]:
         """Send a request; return the updates made meanwhile, and the answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        line = json.dumps({"op": op, **request}).encode() + b"\n"
-        self.process.stdin.write(line)
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        self.say(json.dumps({"op": op, **request}))
+        answer = self.hear()
         assert answer, f"the Yjs process died at {op}"
         message = json.loads(answer)
         assert "failed" not in message, message["failed"]

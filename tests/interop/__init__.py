@@ -16,10 +16,9 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from tests.node import run_node
+from tests.node import NodeProcess
 
 RUNNER = Path(__file__).parent / "runner.mjs"
 
@@ -44,45 +43,18 @@ def until(
     return time.monotonic() - start
 
 
-class Clients:
+class Clients(NodeProcess):
     """A Node process with as many clients as one likes."""
 
     def __init__(self) -> None:
-        self.process = run_node(RUNNER)
+        super().__init__(RUNNER)
         self.count = 0
-
-    def __enter__(self) -> Clients:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        finally:
-            self.kill()
-            self.process.stdout.close()
-
-    def kill(self) -> None:
-        """End the process at once: its sockets die without a goodbye."""
-        self.process.kill()
-        self.process.wait()
 
     def ask(self, op: str, **request: object) -> Any:
         """Send a request and return its answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.count += 1
-        line = json.dumps({"id": self.count, "op": op, **request}).encode() + b"\n"
-        self.process.stdin.write(line)
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        self.say(json.dumps({"id": self.count, "op": op, **request}))
+        answer = self.hear()
         assert answer, f"the Node process died at {op}"
         reply = json.loads(answer)
         assert reply["id"] == self.count
