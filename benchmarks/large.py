@@ -35,8 +35,9 @@ from websockets.sync.client import ClientConnection, connect
 from benchmarks.documents import KINDS, typed
 from collab.app import Collab
 from collab.cli import STACK, Program
+from collab.handshake import Http
 from collab.store import Append, Store
-from collab.websocket import Http, protocol_class
+from collab.websocket import protocol_class
 from collab.wire import data, read_data, uint
 
 SIZE = 20_000_000

@@ -7,25 +7,31 @@
     collab = Collab(database="sqlite:///collab.db")   # an ASGI application
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import Collab
-    from .room import Limits
+    from .auth import Access, Attempt, Grant
+    from .errors import AccessDenied
+    from .limits import Limits
 
 __version__ = "0.1.0"
 
-__all__ = ["Collab", "Limits"]
+__all__ = ["Access", "AccessDenied", "Attempt", "Collab", "Grant", "Limits"]
+
+_HOMES = {
+    "Access": "auth",
+    "AccessDenied": "errors",
+    "Attempt": "auth",
+    "Collab": "app",
+    "Grant": "auth",
+    "Limits": "limits",
+}
 
 
 def __getattr__(name: str) -> object:
     # Importing the server takes half a second, which a snapshot's process needn't pay.
-    if name == "Collab":
-        from .app import Collab
-
-        return Collab
-    if name == "Limits":
-        from .room import Limits
-
-        return Limits
-    raise AttributeError(name)
+    if name not in _HOMES:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .asgi import serve_websocket
+from .auth import Authorize
 from .history import Retention
-from .hub import Hub
-from .room import Limits
+from .hub import Hub, OnStateless
+from .limits import Limits
 from .store import Store
 
 DEMO = Path(str(files("collab"))) / "static" / "demo"
@@ -26,7 +27,7 @@ DEMO = Path(str(files("collab"))) / "static" / "demo"
 NO_DEMO = """\
 collab is running, but its demo page was not built.
 
-Connect a y-websocket provider to /ws, or build the page: `make web`.
+Connect a provider of y-websocket or Hocuspocus to /ws, or build the page: `make web`.
 """
 
 NOT_OPEN = (
@@ -72,6 +73,8 @@ class Collab:
         history: str = "forever",
         migrate: bool = True,
         demo: bool = True,
+        authorize: Authorize | None = None,
+        on_stateless: OnStateless | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -83,15 +86,26 @@ class Collab:
         ``migrate`` brings the tables up to date, and ``demo`` puts the demo page at
         ``/``.
 
+        ``authorize`` is asked about everybody who wants to open a document, and returns
+        a :class:`Grant` or ``None``; without it everybody may write everything.
+        ``on_stateless`` is called with ``(document, payload, grant)`` for what a client
+        says to the application and no document keeps.
+
         Raises:
             StoreError: If the database URL cannot be used.
             ValueError: If ``history`` is nothing of that.
         """
         self.hub = Hub(
-            Store(database), limits or Limits(), Retention.parse(history), migrate
+            Store(database),
+            limits or Limits(),
+            Retention.parse(history),
+            migrate,
+            authorize,
+            on_stateless,
         )
         self._open = False
         routes: list[BaseRoute] = [
+            Route("/ws", self._not_upgraded),
             Route("/ws/{name:path}", self._not_upgraded),
             Route("/livez", self._live),
             Route("/readyz", self._ready),
@@ -124,6 +138,20 @@ class Collab:
         are lost then is logged.
         """
         await self.hub.close()
+
+    def broadcast_stateless(self, document: str, payload: str) -> None:
+        """Say something to all clients that have a document open in this process.
+
+        At most once: who is not connected, or reads too slowly, misses it.
+        """
+        self.hub.broadcast(document, payload)
+
+    def request_tokens(self, document: str) -> None:
+        """Have clients of a document say again who they are; ``authorize`` decides.
+
+        Providers of Hocuspocus from 3.3 on can be asked; others are left as they are.
+        """
+        self.hub.request_tokens(document)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ASGI scope.

@@ -12,42 +12,107 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import ModuleType
+from weakref import WeakValueDictionary
 
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .connection import Connection, text_refused
+from .addressed import connect
+from .auth import Visitor, select_subprotocol
 from .dialects import yjs
+from .dialects.hocuspocus import Address
 from .errors import CollabError, FrameTooBig, Unavailable
+from .frames import CUSTOM
 from .hub import Hub
-from .messages import Message
-from .room import check_name
+from .limits import check_name
+from .messages import Message, Stateless
 
 logger = logging.getLogger("collab.asgi")
 
 
 class Payloads:
-    """Messages as the contents of WebSocket messages, one each."""
+    """Messages of y-websocket as the contents of WebSocket messages, one each."""
 
-    def __init__(self, dialect: ModuleType) -> None:
-        self.dialect = dialect
+    def __init__(self) -> None:
+        self.base: Payloads = self
+        self.shared = True
 
     def encode(self, message: Message) -> bytes:
         """Encode one message."""
-        encoded: bytes = self.dialect.encode(message)
-        return encoded
+        return yjs.encode(message)
 
-    encode_state = encode
-    """Whether and what to compress is the server's decision."""
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message. Whether to compress it is the server's decision."""
+        return yjs.encode(message)
+
+    def seal(self, state: bytes) -> bytes:
+        """Nothing is to be added to what :meth:`encode_state` returned."""
+        return state
 
     def join(self, encoded: Sequence[bytes]) -> Sequence[bytes]:
         """A write is a list of messages."""
         return encoded
 
 
-PLAIN = Payloads(yjs)
+class Said(bytes):
+    """The UTF-8 of a text message, among binary ones."""
+
+
+class TextPayloads(Payloads):
+    """Those of y-partyserver, which has an application's own messages as texts."""
+
+    def __init__(self, base: Payloads) -> None:
+        super().__init__()
+        self.base = base
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message."""
+        if isinstance(message, Stateless):
+            return Said(f"{CUSTOM}{message.payload}".encode())
+        return super().encode(message)
+
+
+class AddressedPayloads(Payloads):
+    """Those of Hocuspocus, with an address."""
+
+    def __init__(self, address: Address, base: Payloads) -> None:
+        self.address = address
+        self.base = base
+        self.shared = address.shared
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message."""
+        return self.address.encode(message)
+
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message."""
+        return self.address.encode(message)
+
+    def seal(self, state: bytes) -> bytes:
+        """Put the address in front."""
+        return self.address.prefix + state
+
+
+class PayloadEncodings:
+    """How messages look, in each dialect."""
+
+    def __init__(self) -> None:
+        self.yjs = Payloads()
+        self.text = TextPayloads(self.yjs)
+        self._addressed: WeakValueDictionary[bytes, AddressedPayloads]
+        self._addressed = WeakValueDictionary()
+
+    def addressed(self, address: Address) -> AddressedPayloads:
+        """As Hocuspocus has them: the same encoding for all with the same address."""
+        encoding = self._addressed.get(address.address)
+        if encoding is None:
+            encoding = AddressedPayloads(address, self.yjs)
+            self._addressed[address.address] = encoding
+        return encoding
+
+
+ENCODINGS = PayloadEncodings()
 
 
 async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
@@ -57,7 +122,7 @@ async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
     try:
         name = _document_name(websocket.scope)
         if name is None:
-            await _refuse(websocket, 404, "No WebSocket here: try /ws/NAME.")
+            await _refuse(websocket, 404, "No WebSocket here: try /ws.")
             return
         hub.check()
     except CollabError as exc:
@@ -65,18 +130,22 @@ async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
         headers = {"Retry-After": "5"} if isinstance(exc, Unavailable) else None
         await _refuse(websocket, exc.http_status, exc.reason, headers)
         return
-    offered = websocket.scope.get("subprotocols") or [None]
-    await websocket.accept(subprotocol=offered[0])
-    await _Socket(hub, websocket, name, peer).run()
+    offered = websocket.scope.get("subprotocols") or ()
+    query = websocket.scope.get("query_string", b"").decode("latin-1")
+    visitor = Visitor.of(peer, websocket.headers.items(), query, offered)
+    await websocket.accept(subprotocol=select_subprotocol(offered))
+    await _Socket(hub, websocket, name, visitor).run()
 
 
 def _document_name(scope: Scope) -> str | None:
-    """The document that a path names; ``None`` if it is not below ``/ws/``.
+    """The document that a path names, as ``connection.document_name`` says.
 
     Raises:
         BadName: If what it names cannot be a document.
     """
     path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path in ("/ws", "/ws/"):
+        return ""
     if not path.startswith("/ws/"):
         return None
     return check_name(path.removeprefix("/ws/"))
@@ -107,7 +176,9 @@ how much of it, so a large one is given the time it takes."""
 class _Socket:
     """One connection. ASGI sends with an await, so each has a task that sends."""
 
-    def __init__(self, hub: Hub, websocket: WebSocket, name: str, peer: str) -> None:
+    def __init__(
+        self, hub: Hub, websocket: WebSocket, name: str, visitor: Visitor
+    ) -> None:
         self.hub = hub
         self.websocket = websocket
         self.queue: deque[bytes] = deque()
@@ -118,7 +189,7 @@ class _Socket:
         self.failure: CollabError | None = None
         self.ended = False
         self.wake = asyncio.Event()
-        self.connection = Connection(hub, name, yjs, PLAIN, self, peer)
+        self.connection = connect(hub, name, ENCODINGS, self, visitor)
 
     async def run(self) -> None:
         spoke = self.hub.add(self)
@@ -159,7 +230,11 @@ class _Socket:
                 raise WebSocketDisconnect(event.get("code", 1006))
             payload = event.get("bytes")
             if payload is None:
-                raise text_refused()
+                said = event["text"].encode(errors="replace")
+                if len(said) > limit:
+                    raise FrameTooBig(len(said), limit)
+                self.connection.receive_text(said)
+                continue
             if len(payload) > limit:
                 raise FrameTooBig(len(payload), limit)
             waiting = self.connection.receive(payload)
@@ -177,7 +252,10 @@ class _Socket:
                     payload = self.queue.popleft()
                     patience = (before + len(payload)) / SLOWEST
                     self.deadline = loop.time() + self.hub.limits.slow_time + patience
-                    await self.websocket.send_bytes(payload)
+                    if isinstance(payload, Said):
+                        await self.websocket.send_text(payload.decode())
+                    else:
+                        await self.websocket.send_bytes(payload)
                     before = len(payload)
                     self.queued -= before
                     if self.full and not self.queue:
@@ -225,9 +303,10 @@ class _Socket:
         """Nothing to be done: pings are the server's."""
 
     def beat(self) -> None:
-        """Say something that y-websocket counts as a message."""
-        if not self.full:
-            self.write([yjs.KEEPALIVE])
+        """Say something that the client counts as a message."""
+        said = None if self.full else self.connection.beat()
+        if said is not None:
+            self.write([said])
 
     def check_progress(self, now: float) -> None:
         """Cut off a peer that stopped reading."""

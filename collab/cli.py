@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import inspect
 import ipaddress
 import logging
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -20,11 +22,13 @@ import uvicorn
 
 from . import __version__
 from .app import Collab
+from .auth import Authorize
 from .errors import CollabError
+from .handshake import Http
 from .history import Retention
 from .tools import COMMANDS
 from .tools.common import DATABASE, explained, history_option
-from .websocket import Http, protocol_class
+from .websocket import protocol_class
 
 STACK = 256 * 1024 * 1024
 """Bytes of address space for the stack of the thread that runs everything: pycrdt
@@ -50,6 +54,24 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+
+
+def _load_function(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> Authorize | None:
+    """The function that ``MODULE:FUNCTION`` names."""
+    if value is None:
+        return None
+    module, _, name = value.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise click.BadParameter(f"Cannot import {value!r}: {exc}.") from exc
+    if not inspect.iscoroutinefunction(function):
+        raise click.BadParameter(f"{value!r} is not an async function.")
+    authorize: Authorize = function
+    return authorize
 
 
 @main.command(context_settings={"auto_envvar_prefix": "COLLAB"})
@@ -88,10 +110,18 @@ for command in COMMANDS:
     help="Private key of the certificate (PEM).",
 )
 @click.option(
+    "--authorize",
+    metavar="MODULE:FUNCTION",
+    callback=_load_function,
+    help="An async function of yours that decides who may open what. It is given a "
+    "collab.Attempt, and returns a collab.Grant or None. MODULE is also looked for in "
+    "the working directory.",
+)
+@click.option(
     "--allow-anonymous",
     is_flag=True,
     help="Let anybody who can reach this server read and change every document. "
-    "Needed to serve beyond this machine, as there is no sign-in yet.",
+    "Needed to serve beyond this machine without --authorize.",
 )
 @click.option(
     "--log-level",
@@ -108,15 +138,17 @@ def serve(
     no_migrate: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    authorize: Authorize | None,
     allow_anonymous: bool,
     log_level: str,
 ) -> None:
     """Run the server.
 
-    Editors connect with any y-websocket provider:
+    Editors connect with any provider of y-websocket or Hocuspocus:
 
     \b
         new WebsocketProvider("ws://localhost:8000/ws", "my-document", doc)
+        new HocuspocusProvider({ url: "ws://localhost:8000/ws", name: "my-document" })
 
     Each option can also be set in the environment: COLLAB_PORT for --port.
     """
@@ -128,14 +160,21 @@ def serve(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
-    if not allow_anonymous and not _is_loopback(host):
+    if authorize is not None and allow_anonymous:
+        raise click.UsageError("--authorize decides who may: leave --allow-anonymous.")
+    if authorize is None and not allow_anonymous and not _is_loopback(host):
         raise click.UsageError(
-            f"Without sign-in, anybody who can reach {host} could read and change "
+            f"Without --authorize, anybody who can reach {host} could read and change "
             "every document. If that is what you want, add --allow-anonymous."
         )
     listener = _listen(host, port)
     with explained():
-        collab = Collab(database, history=str(retention), migrate=not no_migrate)
+        collab = Collab(
+            database,
+            history=str(retention),
+            migrate=not no_migrate,
+            authorize=authorize,
+        )
     config = uvicorn.Config(
         collab,
         ws=protocol_class(collab.hub),

@@ -1,9 +1,9 @@
-"""One client: its place in a room, whatever carries its bytes.
+"""One client, whatever carries its bytes.
 
-The contract with a transport is :meth:`Connection.receive`: it returns ``None`` when a
-message is done with, or an awaitable when it must wait (for a room to be loaded, for a
-large update to be parsed in turns). The transport reads nothing more until then: that
-is the flow control, and there is no queue to bound.
+The contract with a transport is ``receive``: it returns ``None`` when a message is done
+with, or an awaitable when it must wait (for a room to be loaded, for a large update to
+be parsed in turns). The transport reads nothing more until then: that is the flow
+control, and there is no queue to bound.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from contextlib import suppress
-from functools import partial
-from types import ModuleType
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from .errors import BadName, CollabError, DocumentBroken, ProtocolError
+from .auth import ANYBODY, Grant, Visitor
+from .channel import Channel
+from .dialects import hocuspocus, yjs
+from .dialects.hocuspocus import Address
+from .errors import AccessDenied, BadName, CollabError, ProtocolError, WrongDialect
+from .frames import CUSTOM
 from .hub import Hub
-from .messages import Message, SyncStep1, SyncStep2, Update
-from .opening import SLICE, take_turns
-from .room import Room, check_name
+from .limits import check_name
+from .messages import Admitted, Denied, Refused, Token
 from .session import Encoding, Session
-from .updates import LARGE, parse_steps
 
 logger = logging.getLogger("collab.connection")
+
+DENIED_TIME = 1.0
+"""Seconds between telling a client of y-websocket that it may not come in, and closing
+it: those before 3.1 are back 100 ms later, for ever."""
+
+HOCUSPOCUS_HINT = "Hocuspocus 2 and newer connect to /ws, without a name"
 
 
 class Transport(Protocol):
@@ -41,60 +47,26 @@ class Transport(Protocol):
         """End the connection, with the code and the reason of an error."""
 
 
-def document_name(path: str) -> str | None:
-    """The document that a path names: ``/ws/a%20b/c`` names ``a b/c``.
+class Encodings(Protocol):
+    """How messages look on a transport, in each dialect."""
 
-    ``None`` if the path is not below ``/ws/``.
+    @property
+    def yjs(self) -> Encoding:
+        """As y-websocket has them."""
 
-    Raises:
-        BadName: If what it names cannot be a document.
-    """
-    if not path.startswith("/ws/"):
-        return None
-    encoded = path[len("/ws/") :].partition("?")[0]
-    try:
-        return check_name(unquote(encoded, errors="strict"))
-    except UnicodeDecodeError:
-        raise BadName("document name is not UTF-8") from None
+    @property
+    def text(self) -> Encoding:
+        """As y-partyserver has them."""
+
+    def addressed(self, address: Address) -> Encoding:
+        """As Hocuspocus has them, for one of its addresses."""
 
 
-class Connection:
-    """One client of one document."""
-
-    __slots__ = ("dialect", "hub", "name", "peer", "room", "session")
-
-    def __init__(
-        self,
-        hub: Hub,
-        name: str,
-        dialect: ModuleType,
-        encoding: Encoding,
-        transport: Transport,
-        peer: str,
-    ) -> None:
-        self.hub = hub
-        self.name = name
-        self.dialect = dialect
-        self.peer = peer
-        self.room: Room | None = None
-        self.session = Session(
-            encoding, transport.write, transport.probe, transport.refuse
-        )
+class Connection(Protocol):
+    """One client."""
 
     def open(self) -> Awaitable[None] | None:
-        """Enter the room; an awaitable if that takes a while."""
-        room = self.hub.find(self.name)
-        if room is None:
-            return self._enter()
-        self._join(room)
-        return None
-
-    async def _enter(self) -> None:
-        self._join(await self.hub.enter(self.name))
-
-    def _join(self, room: Room) -> None:
-        self.room = room
-        room.join(self.session)
+        """Begin; an awaitable if that takes a while."""
 
     def receive(self, payload: bytes) -> Awaitable[None] | None:
         """Take what the client sent; an awaitable if that takes a while.
@@ -102,147 +74,200 @@ class Connection:
         Raises:
             CollabError: If the client must be disconnected, and with which code.
         """
-        room = self.room
-        assert room is not None
-        if (
-            len(payload) > LARGE
-            or room.broken
-            or room.busy
-            or room.blocked
-            or room.document.heavy
-            or self.hub.overloaded
-        ):
-            return self._receive_later(payload)
-        message, at = self.dialect.decode(payload)
-        if type(message) is SyncStep1 and room.document.large:
-            return self._receive_later(payload)
-        self._take(room, message)
-        # Honest clients send one: whoever sends thousands waits for turns.
-        return None if at == len(payload) else self._receive_later(payload, at)
 
-    async def _receive_later(self, payload: bytes, at: int = 0) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + SLICE
-        while at < len(payload) or not payload:
-            message, at = self.dialect.decode(payload, at)
-            parsed = None
-            if isinstance(message, Update | SyncStep2) and len(message.update) > LARGE:
-                parsing = parse_steps(message.update, cuts={})
-                parsed = await take_turns(parsing)
-            room = self.hub.find(self.name) or await self.hub.enter(self.name)
-            if self.room is not room:
-                return  # It was closed meanwhile.
-            if isinstance(message, SyncStep1) and room.document.large:
-                await self._answer(room, message)
-            elif isinstance(message, Update | SyncStep2) and (
-                parsed is not None or room.document.heavy
-            ):
-                steps = room.receive_steps(message, self.session, parsed)
-                await self.hub.occupy(room, steps)
-                self._check_owed(room)
-            else:
-                self._take(room, message)
-            if loop.time() > until:
-                await asyncio.sleep(0)
-                until = loop.time() + SLICE
+    def receive_text(self, payload: bytes) -> None:
+        """Take a text message.
 
-    def _take(self, room: Room, message: Message) -> None:
-        room.receive(message, self.session, asyncio.get_running_loop().time())
-        self._check_owed(room)
-
-    def _check_owed(self, room: Room) -> None:
-        if self.session.behind is not None:
-            room.check_owed(self.session)
-
-    async def _answer(self, room: Room, question: SyncStep1) -> None:
-        """Send what the client lacks of a large document, encoded in turns.
-
-        What it is to hear meanwhile builds upon that, so it is held back; there is no
-        more of it than others say in the second that this takes.
+        Raises:
+            ProtocolError: If it is none that we know.
         """
-        session, state_vector = self.session, question.state_vector
-        if session.behind is not None:
-            self._take(room, question)  # It is answered when the transport has drained.
-            return
-        held: list[Any] = []
-        write, hold = session.write, held.append
-        session.write = hold
-        try:
-            if state_vector == b"\x00":
-                while room.document.large and not room.welcome.ready(session.encoding):
-                    await self.hub.prepare(room, session.encoding)
-                    room = await self.hub.enter(self.name)
-                answer = partial(self._take, room, question)
-            else:
-                steps = room.diff_steps(state_vector)
-                diff = SyncStep2(await self.hub.occupy(room, steps))
-                encoded = await self.hub.encode(session.encoding, diff)
-                answer = partial(room.answer, session, state_vector, encoded)
-        finally:
-            muted = session.write is not hold
-            if not muted:
-                session.write = write
-        if self.room is room:
-            answer()
-        for encoded in () if muted else held:
-            write(encoded)
+
+    def beat(self) -> bytes | None:
+        """What to say as a sign of life, that a client counts as a message."""
 
     def filled(self) -> None:
         """Hear that the transport is full."""
-        if self.room is not None:
-            self.room.fell_behind(self.session)
 
     def drained(self) -> None:
         """Hear that the transport has room again."""
-        room = self.room
-        if room is None:
-            return
-        if not (room.broken or room.busy or room.document.large):
-            with suppress(DocumentBroken):
-                room.caught_up(self.session)
-                return
-        self.hub.spawn(self._catch_up_later())
-
-    async def _catch_up_later(self) -> None:
-        room = await self.hub.enter(self.name)
-        if self.room is room:
-            await self.hub.occupy(room, room.catch_up_steps(self.session))
 
     def mute(self) -> None:
         """Write nothing more: the transport is gone, but its last messages are here."""
-        self.session.write = _ignore
-        self.session.probe = _probe_nobody
-        self.session.dismiss = _ignore
 
     def close(self, goodbye: bool) -> None:
-        """Leave the room. ``goodbye`` says that the client meant to go."""
-        room, self.room = self.room, None
-        if room is not None:
-            now = asyncio.get_running_loop().time()
-            room.leave(self.session, now, goodbye)
-        # The room may remember who sent what still waits, but not the transport.
-        self.mute()
+        """Leave all rooms. ``goodbye`` says that the client meant to go."""
 
     def blame(self, error: CollabError) -> None:
         """Log, in one line, why the client is sent away."""
-        logger.warning(
-            "%r: closing %s with %d %s (%s)",
-            self.name,
-            self.peer,
-            error.close_code,
-            error.reason,
-            error,
-        )
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the client."""
 
 
-def _ignore(encoded: object) -> None:
-    """Write to nobody."""
+def document_name(path: str) -> str | None:
+    """The document that a path names: ``/ws/a%20b/c`` names ``a b/c``.
+
+    ``""`` if messages name it, at ``/ws``; ``None`` if the path is not ours.
+
+    Raises:
+        BadName: If what it names cannot be a document.
+    """
+    encoded = path.partition("?")[0]
+    if encoded in ("/ws", "/ws/"):
+        return ""
+    if not encoded.startswith("/ws/"):
+        return None
+    try:
+        return check_name(unquote(encoded[len("/ws/") :], errors="strict"))
+    except UnicodeDecodeError:
+        raise BadName("document name is not UTF-8") from None
 
 
-def _probe_nobody() -> None:
-    """Ask nobody for a sign of life."""
+class NamedConnection:
+    """A client of one document, which its URL names: y-websocket, Hocuspocus 1."""
+
+    __slots__ = ("channel", "denied", "hub", "visitor")
+
+    def __init__(
+        self,
+        hub: Hub,
+        name: str,
+        encoding: Encoding,
+        transport: Transport,
+        who: Visitor,
+    ) -> None:
+        self.hub = hub
+        self.visitor = who
+        session = Session(encoding, transport.write, transport.probe, transport.refuse)
+        self.channel = Channel(hub, name, yjs.decode, session)
+        self.denied: AccessDenied | None = None
+        """Why it isn't let in, unless its first message has a token."""
+
+    def open(self) -> Awaitable[None] | None:
+        """Enter the room; an awaitable if that takes a while."""
+        if not self.hub.door.open:
+            return self._knock()
+        room = self.hub.find(self.channel.name)
+        if room is None:
+            return self._enter(ANYBODY)
+        self.channel.join(room, ANYBODY)
+        return None
+
+    async def _knock(self) -> None:
+        attempt = self.visitor.attempt(self.channel.name)
+        try:
+            grant = await self.hub.door.admit(attempt)
+        except AccessDenied as exc:
+            self.denied = exc
+            if attempt.token:
+                await self._deny(exc)
+            return
+        await self._enter(grant)
+
+    async def _enter(self, grant: Grant) -> None:
+        self.channel.join(await self.hub.enter(self.channel.name), grant)
+
+    async def _deny(self, error: AccessDenied) -> None:
+        # The first is for y-websocket, which writes it to the console; the second for
+        # Hocuspocus 1.
+        self.channel.session.send(Refused(error.reason), Denied(error.reason))
+        self.channel.leave(goodbye=False)
+        await asyncio.sleep(DENIED_TIME)
+        raise error
+
+    def receive(self, payload: bytes) -> Awaitable[None] | None:
+        """Take what the client sent; an awaitable if that takes a while."""
+        if payload[:2] == b"\x02\x00":
+            return self._authenticate(payload)
+        if self.denied is not None:
+            return self._deny(self.denied)
+        try:
+            return self.channel.receive(payload, 0)
+        except ProtocolError:
+            if not self.channel.session.synced and _is_hocuspocus(payload):
+                raise WrongDialect(HOCUSPOCUS_HINT) from None
+            raise
+
+    async def _authenticate(self, payload: bytes) -> None:
+        message, _ = yjs.decode(payload)
+        assert isinstance(message, Token)
+        attempt = self.visitor.attempt(self.channel.name, message.token)
+        try:
+            grant = await self.hub.door.admit(attempt)
+        except AccessDenied as exc:
+            self.denied = exc
+            await self._deny(exc)
+        self.denied = None
+        if self.channel.room is not None:
+            self.channel.regrant(grant)
+        else:
+            room = await self.hub.enter(self.channel.name)
+            self.channel.session.send(Admitted(reader=False))
+            self.channel.join(room, grant)
+
+    def receive_text(self, payload: bytes) -> None:
+        """Take a text message: what an application of y-partyserver says."""
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            raise ProtocolError("text message is not UTF-8") from None
+        if not text.startswith(CUSTOM):
+            raise ProtocolError("text message: all messages are binary")
+        if self.channel.room is not None:
+            said = text[len(CUSTOM) :]
+            self.hub.hear(self.channel.name, said, self.channel.grant)
+
+    def beat(self) -> bytes | None:
+        """What to say as a sign of life."""
+        return yjs.KEEPALIVE
+
+    def filled(self) -> None:
+        """Hear that the transport is full."""
+        self.channel.fall_behind()
+
+    def drained(self) -> None:
+        """Hear that the transport has room again."""
+        waiting = self.channel.catch_up()
+        if waiting is not None:
+            self.hub.spawn(waiting)
+
+    def mute(self) -> None:
+        """Write nothing more."""
+        self.channel.mute()
+
+    def close(self, goodbye: bool) -> None:
+        """Leave the room."""
+        self.channel.leave(goodbye)
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the client."""
+        return self.visitor.peer
+
+    def blame(self, error: CollabError) -> None:
+        """Log, in one line, why the client is sent away."""
+        blame(error, self.channel.name, self.visitor.peer)
 
 
-def text_refused() -> ProtocolError:
-    """What answers a text message."""
-    return ProtocolError("text message: all messages are binary")
+def blame(error: CollabError, name: str, peer: str) -> None:
+    """Log, in one line, why a client is sent away from a document."""
+    logger.warning(
+        "%r: closing %s with %d %s (%s)",
+        name,
+        peer,
+        error.close_code,
+        error.reason,
+        error,
+    )
+
+
+def _is_hocuspocus(payload: bytes) -> bool:
+    """Whether something is a message with an address."""
+    try:
+        address, at = hocuspocus.read_address(payload)
+        check_name(hocuspocus.read_name(address))
+        hocuspocus.decode(payload, at)
+    except ProtocolError:
+        return False
+    return True

@@ -198,6 +198,19 @@ class Document:
         self._park(update, parsed)
         return Outcome.PARKED, []
 
+    def has_steps(
+        self, update: bytes, parsed: Parsed | None = None
+    ) -> Generator[None, None, bool]:
+        """Whether an update would change nothing here; with pauses.
+
+        Raises:
+            UpdateRejected: If no honest client can have made it.
+        """
+        if parsed is None:
+            parsed = yield from parse_steps(update, cuts={})
+        verdict = yield from self.gate.judge_steps(parsed)
+        return verdict is Verdict.REPEAT
+
     def _take(self, update: bytes, parsed: Parsed) -> None:
         if self.raw is not None:
             self.raw.add(update)

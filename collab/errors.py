@@ -5,7 +5,10 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     CollabError
     ├── ProtocolError               4400 / 400
     │   ├── FrameTooBig             1009 / 413
+    │   ├── WrongDialect            4400 / 400
     │   └── BadName                 4400 / 400
+    ├── AccessDenied                4403 / 403
+    ├── NothingOpened               4408 / 408
     ├── UpdateRejected              4422 / 422
     ├── QuotaExceeded               4413 / 413
     ├── Unavailable                 4503 / 503
@@ -58,10 +61,41 @@ class FrameTooBig(ProtocolError):
         return f"frame of {self.size} bytes exceeds the limit of {self.limit} bytes"
 
 
+class WrongDialect(ProtocolError):
+    """Raised when a client speaks another dialect than its URL says."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class BadName(ProtocolError):
     """Raised when a document name is empty, too long, or holds control characters."""
 
     reason = "bad document name"
+
+
+class AccessDenied(CollabError):
+    """Raised when somebody may not open a document. The reason is told to them."""
+
+    close_code = 4403
+    http_status = 403
+
+    def __init__(self, reason: str = "permission-denied") -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class NothingOpened(CollabError):
+    """Raised when a connection has had no document for too long."""
+
+    close_code = 4408
+    http_status = 408
+    reason = "no document was opened"
 
 
 class UpdateRejected(CollabError):

@@ -6,10 +6,12 @@ Reference: RFC 6455, section 5, and RFC 7692 for those that are compressed.
 from __future__ import annotations
 
 import zlib
-from types import ModuleType
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 from .dialects import yjs
-from .messages import Message
+from .dialects.hocuspocus import Address
+from .messages import Message, Stateless
 
 COMPRESS_SIZE = 1024
 """Bytes of a message from which on compressing is worth while."""
@@ -17,50 +19,131 @@ COMPRESS_SIZE = 1024
 BEAT = b"\x89\x00"
 """A ping."""
 
+CUSTOM = "__YPS:"
+"""What stands in front of an application's own messages in y-partyserver's texts."""
 
-def frame(payload: bytes, compressed: bool = False) -> bytes:
-    """The unmasked binary frame of a payload.
+
+def frame(payload: bytes, first: int = 0x82) -> bytes:
+    """The unmasked frame of a payload; its first byte says what it is.
 
     (RFC 6455, section 5.2; the bit for compressed ones is RFC 7692's, section 6.)
     """
-    size = len(payload)
-    first = b"\xc2" if compressed else b"\x82"
+    return _head(len(payload), first) + payload
+
+
+def _head(size: int, first: int) -> bytes:
     if size < 126:
-        return b"%c%c%b" % (first, size, payload)
+        return b"%c%c" % (first, size)
     if size < 65536:
-        return b"%c\x7e%b%b" % (first, size.to_bytes(2, "big"), payload)
-    return b"%c\x7f%b%b" % (first, size.to_bytes(8, "big"), payload)
+        return b"%c\x7e%b" % (first, size.to_bytes(2, "big"))
+    return b"%c\x7f%b" % (first, size.to_bytes(8, "big"))
 
 
 class Frames:
-    """Messages as WebSocket frames.
+    """Messages of y-websocket as WebSocket frames.
 
     With ``deflate`` large states are compressed, each alone: a compression context per
     connection would cost 30 KiB, and compress the same bytes again for each.
     """
 
-    def __init__(self, dialect: ModuleType, deflate: bool) -> None:
-        self.dialect = dialect
+    shared: ClassVar[bool] = True
+
+    def __init__(self, deflate: bool) -> None:
         self.deflate = deflate
+        self.base: Frames = self
 
     def encode(self, message: Message) -> bytes:
         """Encode one message as one frame."""
-        return frame(self.dialect.encode(message))
+        return frame(yjs.encode(message))
 
     def encode_state(self, message: Message) -> bytes:
         """Encode one message as one frame, compressed if that was negotiated."""
-        payload: bytes = self.dialect.encode(message)
+        payload = yjs.encode(message)
         if not self.deflate or len(payload) < COMPRESS_SIZE:
             return frame(payload)
         deflate = zlib.compressobj(wbits=-15)
         compressed = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
         # "Remove 4 octets (that are 0x00 0x00 0xff 0xff) from the tail end."
         # (RFC 7692, section 7.2.1)
-        return frame(compressed[:-4], compressed=True)
+        return frame(compressed[:-4], 0xC2)
+
+    def seal(self, state: bytes) -> bytes:
+        """Nothing is to be added to what :meth:`encode_state` returned."""
+        return state
 
     join = staticmethod(b"".join)
 
 
-PLAIN = Frames(yjs, deflate=False)
-DEFLATE = Frames(yjs, deflate=True)
-ALIVE = BEAT + frame(yjs.KEEPALIVE)
+class TextFrames(Frames):
+    """Those of y-partyserver, which has an application's own messages as texts."""
+
+    def __init__(self, base: Frames) -> None:
+        super().__init__(base.deflate)
+        self.base = base
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message as one frame."""
+        if isinstance(message, Stateless):
+            return frame(CUSTOM.encode() + message.payload.encode(), 0x81)
+        return super().encode(message)
+
+
+class AddressedFrames:
+    """Messages of Hocuspocus, with an address, as WebSocket frames.
+
+    The address stands in front of what y-websocket would be sent, so that a large state
+    is encoded, and compressed, once for both.
+    """
+
+    def __init__(self, address: Address, base: Frames) -> None:
+        self.address = address
+        self.base = base
+        self.shared = address.shared
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message as one frame."""
+        return frame(self.address.encode(message))
+
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message as one frame, compressed if that was negotiated."""
+        return self.seal(self.base.encode_state(message))
+
+    def seal(self, state: bytes) -> bytes:
+        """Put the address into a frame of :attr:`base`."""
+        prefix = self.address.prefix
+        payload = memoryview(state)[{126: 4, 127: 10}.get(state[1], 2) :]
+        if state[0] == 0xC2:
+            # A block that is stored as it is, in front of those that are compressed.
+            # (RFC 1951, section 3.2.4)
+            size = len(prefix)
+            prefix = b"\x00%b%b%b" % (
+                size.to_bytes(2, "little"),
+                (size ^ 0xFFFF).to_bytes(2, "little"),
+                prefix,
+            )
+        head = _head(len(prefix) + len(payload), state[0])
+        return b"".join((head, prefix, payload))
+
+    join = staticmethod(b"".join)
+
+
+class FrameEncodings:
+    """How messages look as frames, in each dialect."""
+
+    def __init__(self, deflate: bool) -> None:
+        self.yjs = Frames(deflate)
+        self.text = TextFrames(self.yjs)
+        self._addressed: WeakValueDictionary[bytes, AddressedFrames]
+        self._addressed = WeakValueDictionary()
+
+    def addressed(self, address: Address) -> AddressedFrames:
+        """As Hocuspocus has them: the same encoding for all with the same address."""
+        encoding = self._addressed.get(address.address)
+        if encoding is None:
+            encoding = AddressedFrames(address, self.yjs)
+            self._addressed[address.address] = encoding
+        return encoding
+
+
+PLAIN = FrameEncodings(deflate=False)
+DEFLATE = FrameEncodings(deflate=True)

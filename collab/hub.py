@@ -11,17 +11,19 @@ import logging
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from .auth import Authorize, Door, Grant
 from .caretaker import Caretaker, Tail
 from .catalog import Catalog
 from .compactor import Compactor
 from .errors import CollabError, DocumentGone, StoreError, Unavailable
 from .history import FOREVER, Retention
 from .journal import STALLED, Journal, Saved
-from .messages import Message, Update
+from .limits import Limits
+from .messages import Message, Stateless, Update
 from .opening import SLICE, Opener, take_turns
-from .room import Limits, Room
+from .room import Room
 from .session import Encoding
 from .store import Row, Store
 from .updates import LARGE
@@ -47,6 +49,11 @@ READ = 1000
 """Positions that are read at once, of what others have appended."""
 
 
+OnStateless: TypeAlias = Callable[[str, str, Grant], object]
+"""Hears, on the event loop, what a client says to the application: the document, the
+text, and who it is."""
+
+
 class Beating(Protocol):
     """What the hub's timer does for connections."""
 
@@ -66,8 +73,12 @@ class Hub:
         limits: Limits,
         retention: Retention = FOREVER,
         migrate: bool = True,
+        authorize: Authorize | None = None,
+        on_stateless: OnStateless | None = None,
     ) -> None:
         self.store = store
+        self.door = Door(authorize)
+        self.on_stateless = on_stateless
         self.catalog = Catalog(store.database)
         self.limits = limits
         self.migrate = migrate
@@ -264,10 +275,10 @@ class Hub:
 
     async def prepare(self, room: Room, encoding: Encoding) -> None:
         """Have a large document encoded, and compressed, for all who join."""
-        key = room, encoding
+        key = room, encoding.base
         task = self._preparing.get(key)
         if task is None:
-            task = self._preparing[key] = self.spawn(self._prepare(room, encoding))
+            task = self._preparing[key] = self.spawn(self._prepare(*key))
         await asyncio.shield(task)
 
     async def _prepare(self, room: Room, encoding: Encoding) -> None:
@@ -299,6 +310,29 @@ class Hub:
                     return
         finally:
             del self._healing[room]
+
+    # What an application says and hears.
+
+    def hear(self, name: str, payload: str, grant: Grant) -> None:
+        """Give the application what a client says to it."""
+        if self.on_stateless is None:
+            return
+        try:
+            self.on_stateless(name, payload, grant)
+        except Exception:
+            logger.exception("%s: on_stateless failed", name)
+
+    def broadcast(self, name: str, payload: str) -> None:
+        """Say something to all who have a document open here."""
+        room = self.rooms.get(name)
+        if room is not None:
+            room.tell(Stateless(payload))
+
+    def request_tokens(self, name: str) -> None:
+        """Have all who have a document open here say again who they are."""
+        room = self.rooms.get(name)
+        if room is not None:
+            room.ask_for_tokens()
 
     def _wake(self, room: Room, delay: float) -> None:
         if delay > 0:

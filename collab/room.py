@@ -17,20 +17,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields
 from typing import TypeVar
-from unicodedata import category
 
 from . import wire
 from .contents import finish
 from .document import LARGE_STATE, Document, Outcome
-from .errors import BadName, CollabError, DocumentBroken, Unavailable
+from .errors import CollabError, DocumentBroken, Unavailable
+from .limits import Limits
 from .messages import (
+    Admitted,
+    Checkpoint,
     Message,
     Presence,
     QueryPresence,
+    Refused,
+    Saved,
     SyncStep1,
     SyncStep2,
+    TokenWanted,
     Update,
 )
 from .presence import Presence as People
@@ -49,70 +53,6 @@ everybody, and in a crowd nobody follows each step of each cursor."""
 
 GRACE = 5.0
 """Seconds that a client without a goodbye stays visible, as it may be back at once."""
-
-MAX_NAME = 255
-"""Bytes of a document name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What clients may use. Sizes are in bytes, times in seconds; all are above 0."""
-
-    frame_size: int = 16 * 1024 * 1024
-    """Of one message; who sends a larger one is closed with 1009. A client that was
-    offline sends all it did in one."""
-
-    slow_size: int = 256 * 1024
-    """Waiting in a transport, above which a session is behind: it is sent nothing more
-    until that has drained, and then one diff."""
-
-    slow_time: float = 15.0
-    """Without progress, after which a session that is behind is cut off."""
-
-    heartbeat: int = 25
-    """Between two signs of life. Proxies cut what is silent for 30 to 60 s, and
-    y-websocket reconnects after 30 s without a message."""
-
-    unsaved_size: int = 64 * 1024 * 1024
-    """Of all edits that the log doesn't have yet, above which nothing more is read."""
-
-    owed_size: int = 1024 * 1024
-    """Of acknowledgements for a session that is behind, above which it is closed with
-    4503: it may come back."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not value > 0 or (field.name == "heartbeat" and value % 1):
-                kind = "a whole number" if field.name == "heartbeat" else "a number"
-                raise ValueError(f"{field.name} is {kind} above 0, not {value!r}")
-
-
-def check_name(name: str) -> str:
-    """Return a document name that may be used.
-
-    Raises:
-        BadName: If it is empty, longer than 255 bytes, holds control characters
-            (also those that turn the direction of writing), or ``.`` or ``..`` stand
-            between slashes.
-    """
-    if not name:
-        raise BadName("document name is empty")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise BadName("document name is not Unicode") from None
-    if size > MAX_NAME:
-        raise BadName(f"document name of {size} bytes; the limit is {MAX_NAME}")
-    if any(
-        category(char) in ("Cc", "Cs", "Zl", "Zp")
-        or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
-        for char in name
-    ):
-        raise BadName("document name holds control characters")
-    if any(part in (".", "..") for part in name.split("/")):
-        raise BadName("document name holds a relative path")
-    return name
 
 
 class Room:
@@ -155,7 +95,9 @@ class Room:
         self.unsaved_size = 0
         """Bytes that wait for the log, repeats of what it doesn't have yet included."""
         self.saved_count = 0
-        self.acks: deque[tuple[int, Session, bytes]] = deque()
+        self.acks: deque[tuple[int, Session, Message | None, int]] = deque()
+        """How many must be saved for whom to be told what, and the bytes that wait for
+        that."""
 
         self.presence_due = 0.0
         self.orphans: deque[tuple[float, list[int]]] = deque()
@@ -166,10 +108,14 @@ class Room:
     # Coming and going.
 
     def join(self, session: Session) -> None:
-        """Seat a session: ask what it has, tell it who is here."""
+        """Seat a session: greet it, ask what it has, tell it who is here."""
         self.sessions.setdefault(session.encoding, set()).add(session)
         self.empty_since = None
-        greeting: list[Message] = [SyncStep1(self.document.state_vector())]
+        greeting: list[Message] = []
+        if session.mutual:
+            greeting.append(Admitted(session.reader))
+        else:
+            greeting.append(session.ask(self.document.state_vector()))
         people = self.people.encode()
         if people is not None:
             greeting.append(Presence(people))
@@ -213,13 +159,8 @@ class Room:
         """
         try:
             match message:
-                case Update(update):
-                    self._edit(update, session)
-                case SyncStep2(update):
-                    # It has read our greeting. What it says of others from now on may
-                    # be an echo, even if it is the first thing it says of anybody.
-                    session.introduced = True
-                    self._edit(update, session)
+                case Update() | SyncStep2():
+                    self._edit(message, session)
                 case Presence(states):
                     self._announce(states, session, now)
                 case SyncStep1(state_vector):
@@ -227,6 +168,8 @@ class Room:
                 case QueryPresence():
                     if session.behind is None and (people := self.people.encode()):
                         session.send(Presence(people))
+                case Checkpoint(mark):
+                    self._mark(mark, session)
         except DocumentBroken:
             self.broken = True
             raise
@@ -244,19 +187,79 @@ class Room:
         Raises:
             UpdateRejected, QuotaExceeded, DocumentBroken: As :meth:`receive` does.
         """
-        if isinstance(message, SyncStep2):
-            session.introduced = True
-        update = message.update
-        done = yield from self._guard(self.document.apply_steps(update, parsed))
-        self._note(update, session, *done)
+        steps = self._edit_steps(message, session, parsed)
+        yield from self._guard(steps)
 
-    def _edit(self, update: bytes, session: Session) -> None:
-        self._note(update, session, *self.document.apply(update))
+    def _edit(self, message: Update | SyncStep2, session: Session) -> None:
+        if session.reader:
+            finish(self._edit_steps(message, session, None))
+            return
+        receipt = self._receive_answer(message, session)
+        self._note(
+            message.update, session, receipt, *self.document.apply(message.update)
+        )
+
+    def _edit_steps(
+        self, message: Update | SyncStep2, session: Session, parsed: Parsed | None
+    ) -> Generator[None, None, None]:
+        receipt = self._receive_answer(message, session)
+        update = message.update
+        if not session.reader:
+            done = yield from self.document.apply_steps(update, parsed)
+            self._note(update, session, receipt, *done)
+        elif receipt is None:
+            return
+        elif isinstance(message, SyncStep2) and (
+            yield from self.document.has_steps(update, parsed)
+        ):
+            # An answer without news is no attempt to write.
+            self._note(update, session, receipt, Outcome.REPEATED, [])
+        else:
+            self._refuse(session)
+
+    def _receive_answer(
+        self, message: Update | SyncStep2, session: Session
+    ) -> Message | None:
+        """See to what an answer to our question means; return what acknowledges it."""
+        if isinstance(message, SyncStep2):
+            # It has read our greeting. What it says of others from now on may be an
+            # echo, even if it is the first thing it says of anybody.
+            session.introduced = True
+            if not session.answers():
+                return None
+        return Saved(message.update)
+
+    def _refuse(self, session: Session) -> None:
+        """Tell a session that it may only read: once, if it doesn't count on it."""
+        if session.mutual or not session.told:
+            session.told = True
+            self.deliver(session, [Refused()])
+
+    def _mark(self, mark: bytes, session: Session) -> None:
+        """Confirm a checkpoint once all that a session said before is saved.
+
+        Until then it hears what was confirmed last, as it takes silence for the end of
+        the connection. What it wrote offline comes with its answer to our question.
+        """
+        count = self.saved_count + len(self.unsaved)
+        if session.introduced and count == self.saved_count:
+            session.mark = mark
+            self.deliver(session, [Checkpoint(mark)])
+            return
+        if session.behind is None:
+            session.send(Checkpoint(session.mark))
+        if session.introduced:
+            self.acks.append((count, session, Checkpoint(mark), 0))
 
     def _note(
-        self, update: bytes, session: Session, outcome: Outcome, visible: list[bytes]
+        self,
+        update: bytes,
+        session: Session,
+        receipt: Message | None,
+        outcome: Outcome,
+        visible: list[bytes],
     ) -> None:
-        """See to what came of an update."""
+        """See to what came of an update, which a receipt is to acknowledge."""
         if self.document.culprit is not None:
             self.broken = True
         if outcome is not Outcome.REPEATED:
@@ -273,12 +276,12 @@ class Room:
                     self.lacking.append(session)
         # A repeat is saved when what it repeats is: perhaps not yet.
         count = self.saved_count + len(self.unsaved)
-        if count == self.saved_count:
-            self._acknowledge(session, [update])
-            return
-        self.acks.append((count, session, update))
-        self.unsaved_size += len(update)
-        self.wake(self, 0.0)
+        if count > self.saved_count:
+            self.acks.append((count, session, receipt, len(update)))
+            self.unsaved_size += len(update)
+            self.wake(self, 0.0)
+        elif receipt is not None:
+            self.deliver(session, [receipt])
 
     def learn(self, update: bytes) -> None:
         """Take what another node has appended to the log.
@@ -318,12 +321,14 @@ class Room:
             session.wanted = state_vector
             return
         session.synced = True
+        if session.mutual:
+            session.send(session.ask(self.document.state_vector(), in_return=True))
         if state_vector != b"\x00":
             diff = self.document.diff(state_vector)
             encoded = session.encoding.encode_state(SyncStep2(diff))
             session.write(session.encoding.join([encoded]))
             return
-        unsaved = any(author is session for _, author, _ in self.acks)
+        unsaved = any(author is session for _, author, *_ in self.acks)
         pieces = self.welcome.encode(self.document, session, self.fresh, unsaved)
         if len(pieces[0]) > LARGE_STATE:  # It isn't copied again, to be joined.
             session.write(session.encoding.join(pieces[:1]))
@@ -357,6 +362,8 @@ class Room:
             session.wanted = state_vector
             return
         session.synced = True
+        if session.mutual:
+            session.send(session.ask(self.document.state_vector(), in_return=True))
         session.write(session.encoding.join([encoded]))
 
     def catch_up_steps(self, session: Session) -> Generator[None, None, None]:
@@ -387,7 +394,7 @@ class Room:
         for session in self.lacking:
             if session.lacking and session.behind is None:
                 session.lacking = False
-                session.send(SyncStep1(self.document.state_vector()))
+                session.send(session.ask(self.document.state_vector()))
         self.lacking.clear()
         if self.people.changed:
             if now >= self.presence_due:
@@ -428,11 +435,22 @@ class Room:
         self.presence_due = now + PRESENCE_INTERVAL * max(1.0, len(self) / CROWD)
         states = self.people.take_changes()
         assert states is not None
+        self.tell(Presence(states))
+
+    def tell(self, message: Message) -> None:
+        """Send something to everybody, except who is behind."""
         for encoding, sessions in self.sessions.items():
-            encoded = encoding.join([encoding.encode(Presence(states))])
+            encoded = encoding.join([encoding.encode(message)])
             for session in sessions:
                 if session.behind is None:
                     session.write(encoded)
+
+    def ask_for_tokens(self) -> None:
+        """Have everybody say again who they are, who can be asked."""
+        for sessions in self.sessions.values():
+            for session in sessions:
+                if session.mutual and session.behind is None:
+                    session.send(TokenWanted())
 
     def expire(self, now: float) -> None:
         """Let go of those whose grace is over. To be called every second or so."""
@@ -454,25 +472,29 @@ class Room:
         size = sum([len(update) for update, _ in self.unsaved[:count]])
         del self.unsaved[:count]
         self.saved_count += count
-        acks: dict[Session, list[bytes]] = {}
+        acks: dict[Session, list[Message]] = {}
         while self.acks and self.acks[0][0] <= self.saved_count:
-            _, session, update = self.acks.popleft()
-            self.unsaved_size -= len(update)
-            acks.setdefault(session, []).append(update)
-        for session, updates in acks.items():
-            self._acknowledge(session, updates)
+            _, session, receipt, waiting = self.acks.popleft()
+            self.unsaved_size -= waiting
+            if isinstance(receipt, Checkpoint):
+                session.mark = receipt.mark
+            if receipt is not None:
+                acks.setdefault(session, []).append(receipt)
+        for session, receipts in acks.items():
+            self.deliver(session, receipts)
         return size
 
-    def _acknowledge(self, session: Session, updates: list[bytes]) -> None:
+    def deliver(self, session: Session, messages: list[Message]) -> None:
+        """Send a session what it must not miss: later, if it is behind."""
         if session not in self.sessions.get(session.encoding, ()):
             return
         encode = session.encoding.encode
-        encoded = [encode(Update(update)) for update in updates]
+        encoded = [encode(message) for message in messages]
         if session.behind is None:
             session.write(session.encoding.join(encoded))
         else:
-            for piece in encoded:
-                self._owe(session, piece)
+            session.owed += encoded
+            session.owed_size += sum(map(len, encoded))
 
     def rebuilt(self, document: Document) -> None:
         """Go on with a document that was made from the log and ``unsaved`` anew."""
@@ -483,7 +505,7 @@ class Room:
             for session in sessions:
                 session.behind_version = -1
                 if session.behind is None:
-                    session.send(SyncStep1(document.state_vector()))
+                    session.send(session.ask(document.state_vector()))
 
     def dismiss(self, error: CollabError) -> None:
         """Send everybody away, and forget what isn't saved: nobody was told it is."""
@@ -508,10 +530,6 @@ class Room:
             if author is not session:
                 # Not counted: it is nothing that the session has brought about.
                 session.owed.append(session.encoding.encode(Update(update)))
-
-    def _owe(self, session: Session, encoded: bytes) -> None:
-        session.owed.append(encoded)
-        session.owed_size += len(encoded)
 
     def caught_up(self, session: Session) -> None:
         """Bring a session up to date: its transport has drained.
@@ -542,6 +560,9 @@ class Room:
         encoding = session.encoding
         pieces, session.owed = session.owed, []
         session.owed_size = 0
+        if session.mutual and session.wanted is not None:
+            question = session.ask(self.document.state_vector(), in_return=True)
+            pieces.append(encoding.encode(question))
         session.behind = session.wanted = None
         if diff is not None:
             # As an Update it could be, byte for byte, one of the session's own that
@@ -554,7 +575,8 @@ class Room:
             pieces.append(encode(SyncStep2(diff)))
         if session.lacking:
             session.lacking = False
-            pieces.append(encoding.encode(SyncStep1(self.document.state_vector())))
+            question = session.ask(self.document.state_vector())
+            pieces.append(encoding.encode(question))
         people = self.people.encode(session.behind_presence)
         if people is not None and session.behind_presence < self.people.version:
             pieces.append(encoding.encode(Presence(people)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .errors import CollabError
-from .messages import Message
+from .messages import Message, SyncStep1
 
 
 class Encoding(Protocol):
@@ -15,11 +15,22 @@ class Encoding(Protocol):
     Sessions with the same encoding share what is encoded.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether several sessions may have it."""
+
+    @property
+    def base(self) -> Encoding:
+        """The encoding from which this one gets states, to :meth:`seal` them."""
+
     def encode(self, message: Message) -> bytes:
         """Encode one message."""
 
     def encode_state(self, message: Message) -> bytes:
         """Encode one message that may be large and is worth compressing."""
+
+    def seal(self, state: bytes) -> bytes:
+        """Make of what :attr:`base` encoded as a state what is one's own."""
 
     def join(self, encoded: Sequence[bytes]) -> Any:
         """Make one write of several encoded messages."""
@@ -36,11 +47,16 @@ class Session:
         "encoding",
         "introduced",
         "lacking",
+        "mark",
+        "mutual",
         "owed",
         "owed_size",
         "owned",
+        "pending",
         "probe",
+        "reader",
         "synced",
+        "told",
         "wanted",
         "who",
         "write",
@@ -53,6 +69,9 @@ class Session:
         probe: Callable[[], object],
         dismiss: Callable[[CollabError], object],
         who: str = "",
+        *,
+        reader: bool = False,
+        mutual: bool = False,
     ) -> None:
         self.encoding = encoding
         self.write = write
@@ -62,6 +81,18 @@ class Session:
         self.dismiss = dismiss
         """Sends it away, and says why."""
         self.who = who
+        self.reader = reader
+        """Whether it may only read."""
+        self.mutual = mutual
+        """Whether it is asked what it has when it asks, and not before, and counts what
+        it hears of being saved: once for each update, and for its answer to that."""
+        self.pending: tuple[bool, ...] = ()
+        """Of the questions that a mutual session has not answered yet, whether it was
+        the first to ask."""
+        self.mark = b"\x00"
+        """The last checkpoint that was confirmed to it; version 0 at first."""
+        self.told = False
+        """Whether it was told that it may only read."""
         self.owned: tuple[int, ...] = ()
         self.introduced = False
         self.synced = False
@@ -76,6 +107,19 @@ class Session:
         """The state vector it asked a diff for while it was behind."""
         self.owed: list[bytes] = []
         self.owed_size = 0
+
+    def ask(self, state_vector: bytes, in_return: bool = False) -> SyncStep1:
+        """Note that it is asked what it has; return the message that does."""
+        if self.mutual:
+            self.pending += (in_return,)
+        return SyncStep1(state_vector)
+
+    def answers(self) -> bool:
+        """Note that it has answered; return whether it counts on being told so."""
+        if not self.mutual:
+            return True
+        in_return, self.pending = self.pending[:1], self.pending[1:]
+        return in_return == (True,)
 
     def send(self, *messages: Message) -> None:
         """Write messages at once."""

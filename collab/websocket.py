@@ -11,28 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any, ClassVar
 
-from httptools import HttpParserUpgrade
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
-from .connection import Connection, document_name, text_refused
-from .dialects import yjs
+from .addressed import connect
+from .connection import Connection, document_name
 from .errors import CollabError, FrameTooBig, ProtocolError, Unavailable
-from .frames import ALIVE, BEAT, DEFLATE, PLAIN
+from .frames import BEAT, frame
+from .handshake import EXTENSIONS, encodings, read_visitor, select
 from .hub import Hub
 from .opening import SLICE
 from .sockets import unsent
@@ -54,66 +47,10 @@ CLOSE_TIME = 5.0
 MAX_FRAGMENTS = 4096
 """Frames of one message."""
 
-MAX_HEAD = 64 * 1024
-"""Bytes of the headers of a request."""
-
-EXTENSIONS = (
-    ServerPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_no_context_takeover=True
-    ),
-)
-
-
-def _select_subprotocol(
-    protocol: ServerProtocol, offered: Sequence[Subprotocol]
-) -> Subprotocol | None:
-    """Take the first one: a browser drops a connection that takes none of its own."""
-    return offered[0] if offered else None
-
 
 def protocol_class(hub: Hub) -> type[asyncio.Protocol]:
     """The class for ``uvicorn.Config(ws=...)`` that connects clients to a hub."""
     return type("HubWebSocket", (WebSocket,), {"hub": hub, "__slots__": ()})
-
-
-class Http(HttpToolsProtocol):
-    """uvicorn's HTTP, which forgets what arrives together with an upgrade request.
-
-    A client should wait for the response (RFC 6455, section 4.1); for one that doesn't,
-    frames would be missing. And which collects headers without a limit.
-    """
-
-    _unfinished = 0
-    """Bytes of a request that is not complete, but for its body."""
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what arrived."""
-        self._arrived = data
-        self._unfinished += len(data)
-        super().data_received(data)
-        self._arrived = b""
-        if self._unfinished > MAX_HEAD and self.transport.get_protocol() is self:
-            self.transport.close()
-
-    def on_body(self, body: bytes) -> None:
-        self._unfinished -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._unfinished = 0
-        super().on_message_complete()
-
-    def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, and what has arrived of it."""
-        super().handle_websocket_upgrade()
-        del self.parser  # They refer to each other: let both go at once.
-        upgrade = sys.exception()
-        assert isinstance(upgrade, HttpParserUpgrade)
-        rest = self._arrived[upgrade.args[0] :]
-        if rest:
-            protocol = self.transport.get_protocol()
-            assert isinstance(protocol, asyncio.Protocol)
-            protocol.data_received(rest)
 
 
 class WebSocket(asyncio.Protocol):
@@ -144,7 +81,7 @@ class WebSocket(asyncio.Protocol):
         self._connections: set[Any] = server_state.connections
         self._protocol: ServerProtocol | None = ServerProtocol(
             extensions=EXTENSIONS,
-            select_subprotocol=_select_subprotocol,
+            select_subprotocol=select,
             max_size=self.hub.limits.frame_size,
             logger=quiet,
         )
@@ -324,7 +261,7 @@ class WebSocket(asyncio.Protocol):
         try:
             name = document_name(request.path)
             if name is None:
-                response = protocol.reject(404, "No WebSocket here: try /ws/NAME.\n")
+                response = protocol.reject(404, "No WebSocket here: try /ws.\n")
             elif request.headers.get_all("Sec-WebSocket-Version") not in ([], ["13"]):
                 response = protocol.reject(426, "Speak version 13 of WebSocket.\n")
                 response.headers["Upgrade"] = "websocket"
@@ -342,17 +279,9 @@ class WebSocket(asyncio.Protocol):
             return
         assert name is not None
         self._write(protocol.data_to_send())
-        deflate = False
-        for extension in protocol.extensions:
-            if isinstance(extension, PerMessageDeflate):
-                deflate = extension.local_max_window_bits == 15
-        connection = Connection(
-            self.hub,
-            name,
-            yjs,
-            DEFLATE if deflate else PLAIN,
-            _Carrier(self),
-            self._peer(),
+        visitor = read_visitor(request, self._peer())
+        connection = connect(
+            self.hub, name, encodings(protocol), _Carrier(self), visitor
         )
         self._connection = connection
         self._left = 0
@@ -377,7 +306,9 @@ class WebSocket(asyncio.Protocol):
             elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
                 self._assemble(connection, fin, payload)
             elif opcode is Opcode.TEXT:
-                raise text_refused()
+                if not fin:
+                    raise ProtocolError("text message in several frames")
+                connection.receive_text(payload)
         except CollabError as exc:
             self.refuse(exc)
 
@@ -529,7 +460,7 @@ class WebSocket(asyncio.Protocol):
     # The hub's timer.
 
     def beat(self) -> None:
-        """Ping, say something that y-websocket counts as a message, and listen."""
+        """Ping, say something that the client counts as a message, and listen."""
         if self._hears():
             if not self._heard or self._stale:
                 self._give_up()
@@ -537,8 +468,9 @@ class WebSocket(asyncio.Protocol):
             self._heard = False
             # A message that is not complete a heartbeat later is not coming.
             self._stale = self._fragments is not None
-        if self._progress is None:
-            self._transport.write(ALIVE)
+        if self._progress is None and self._connection is not None:
+            said = self._connection.beat()
+            self._transport.write(BEAT if said is None else BEAT + frame(said))
 
     def _hears(self) -> bool:
         # Not while we read nothing. And who reads slowly gets to our ping late, but

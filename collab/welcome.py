@@ -29,6 +29,8 @@ class Welcome:
         """How many are encoding it further: it isn't forgotten meanwhile."""
         self._used = False
         self._encoded: dict[tuple[Encoding, type[Message]], bytes] = {}
+        """States, as encodings that others build upon have them, and those that are
+        sealed for encodings that several sessions have."""
         self._recent: list[tuple[bytes, Session | None]] = []
         self.recent_size = 0
 
@@ -36,7 +38,9 @@ class Welcome:
         """Whether nothing large is left to be encoded for who joins."""
         if self.state is None:
             return False
-        return len(self.state) <= LARGE_STATE or (encoding, Update) in self._encoded
+        return (
+            len(self.state) <= LARGE_STATE or (encoding.base, Update) in self._encoded
+        )
 
     def begin(self, state: bytes) -> None:
         """Remember the document as it is now."""
@@ -44,10 +48,10 @@ class Welcome:
         self.state = state
         self._used = True
 
-    def keep(self, state: bytes, encoding: Encoding, encoded: bytes) -> None:
+    def keep(self, state: bytes, base: Encoding, encoded: bytes) -> None:
         """Remember how the Update of a large state is encoded, if it is still ours."""
         if state is self.state:
-            self._encoded[encoding, Update] = encoded
+            self._encoded[base, Update] = encoded
             self._used = True
 
     def note(self, fresh: Sequence[tuple[bytes, Session | None]]) -> None:
@@ -104,11 +108,23 @@ class Welcome:
             return [encode(SyncStep2(self.state)), *updates]
         # There is one way to encode what is large, so that it is encoded once.
         message = Update(self.state) if since or large else SyncStep2(self.state)
-        shared = self._encoded.get((encoding, type(message)))
-        if shared is None:
-            shared = encoding.encode_state(message)
-            self._encoded[encoding, type(message)] = shared
+        shared = self._encode(encoding, message)
         if not since and not large:
             return [shared]
         encoded = [encode(Update(update)) for update in since]
         return [shared, *encoded, encode(SyncStep2(EMPTY))]
+
+    def _encode(self, encoding: Encoding, message: Message) -> bytes:
+        """Encode the state, unless that was done already."""
+        kind = type(message)
+        sealed = self._encoded.get((encoding, kind))
+        if sealed is not None:
+            return sealed
+        state = self._encoded.get((encoding.base, kind))
+        if state is None:
+            state = encoding.base.encode_state(message)
+            self._encoded[encoding.base, kind] = state
+        sealed = encoding.seal(state)
+        if encoding.shared:
+            self._encoded[encoding, kind] = sealed
+        return sealed

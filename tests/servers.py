@@ -27,9 +27,10 @@ from pathlib import Path
 import uvicorn
 
 from collab.app import Collab
+from collab.handshake import Http
 from collab.hub import Hub
-from collab.room import Limits
-from collab.websocket import Http, protocol_class
+from collab.limits import Limits
+from collab.websocket import protocol_class
 
 START_TIME = 60.0
 """Seconds that a server has to say its address: a busy machine is slow, not wrong."""

@@ -215,8 +215,8 @@ def test_a_subprotocol_is_accepted(
 
 @pytest.mark.parametrize(
     "path",
-    ["", "%00", "a%7Fb", "x" * 256, "%F0%9F%98%80" * 64, "a/../b", "%2E%2E"],
-    ids=["empty", "nul", "delete", "long", "long in UTF-8", "relative", "relative 2"],
+    ["%00", "a%7Fb", "x" * 256, "%F0%9F%98%80" * 64, "a/../b", "%2E%2E"],
+    ids=["nul", "delete", "long", "long in UTF-8", "relative", "relative 2"],
 )
 def test_a_bad_name_is_refused_before_the_upgrade(example: Uvicorn, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
@@ -246,7 +246,7 @@ async def test_a_server_without_denial_responses_can_refuse(tmp_path: Path) -> N
 
     async with Collab(f"sqlite:///{tmp_path}/collab.db") as collab:
         await collab(
-            {"type": "websocket", "path": "/ws/", "headers": []}, receive, send
+            {"type": "websocket", "path": "/ws/\n", "headers": []}, receive, send
         )
     assert [message["type"] for message in sent] == ["websocket.close"]
 

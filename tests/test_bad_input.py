@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from pycrdt import Array, Doc, Text
 
-from collab.room import Limits
+from collab.limits import Limits
 from collab.store import Store
 from tests import servers
 from tests.honest import Node
@@ -265,7 +265,7 @@ MALFORMED = {
     "a huge type": b"\xff\xff\xff\xff\x0f",
     "sync of type 3": b"\x00\x03\x01a",
     "sync of type 99": b"\x00\x63",
-    "a permission": b"\x02\x00\x05hello",
+    "a permission": b"\x02\x02",
     "an integer of a megabyte": b"\xff" * 1_000_000,
     "a length of a megabyte": b"\x00\x02" + b"\xff" * 1_000_000,
     "presence without length": b"\x01",

@@ -13,15 +13,17 @@ import pytest
 from pycrdt import Doc, Text
 
 from benchmarks.documents import typed
-from collab.connection import Connection
+from collab.auth import Visitor
+from collab.connection import NamedConnection
 from collab.dialects import yjs
 from collab.document import Document
 from collab.errors import CollabError, DocumentBroken, ProtocolError
 from collab.hub import Hub
 from collab.joining import Joined
+from collab.limits import Limits
 from collab.messages import Message, SyncStep2, Update
 from collab.opening import SLICE
-from collab.room import Limits, Room
+from collab.room import Room
 from collab.splitting import split
 from collab.store import Store
 from collab.updates import cut
@@ -60,15 +62,16 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     await hub.close()
 
 
-async def connect(hub: Hub, transport: Wire) -> Connection:
-    connection = Connection(hub, "d", yjs, Plain(), transport, "somebody")
+async def connect(hub: Hub, transport: Wire) -> NamedConnection:
+    visitor = Visitor("somebody")
+    connection = NamedConnection(hub, "d", Plain(), transport, visitor)
     waiting = connection.open()
     if waiting is not None:
         await waiting
     return connection
 
 
-async def say(connection: Connection, payload: bytes) -> None:
+async def say(connection: NamedConnection, payload: bytes) -> None:
     waiting = connection.receive(payload)
     if waiting is not None:
         await waiting
@@ -78,8 +81,8 @@ async def test_all_messages_of_a_frame_are_taken(hub: Hub) -> None:
     transport = Wire()
     connection = await connect(hub, transport)
     await say(connection, edit(FIRST) + edit(SECOND) + step1())
-    assert connection.room is not None
-    assert len(connection.room.unsaved) == 2
+    assert connection.channel.room is not None
+    assert len(connection.channel.room.unsaved) == 2
     assert transport.writes[-1].startswith(b"\x00\x01")
 
 
@@ -119,8 +122,8 @@ async def test_a_transport_is_let_go_with_its_connection(hub: Hub) -> None:
     transport = Wire()
     connection = await connect(hub, transport)
     await say(connection, edit(THIRD))  # It came early: who sent it is remembered.
-    assert connection.room is not None
-    assert connection.room.early
+    assert connection.channel.room is not None
+    assert connection.channel.room.early
     connection.close(goodbye=False)
     left = weakref.ref(transport)
     del transport
@@ -156,18 +159,20 @@ async def until(happened: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def begin(hub: Hub, connection: Connection, payload: bytes) -> asyncio.Task[None]:
+async def begin(
+    hub: Hub, connection: NamedConnection, payload: bytes
+) -> asyncio.Task[None]:
     """Say something large; return when the room is in the middle of it."""
     task = asyncio.ensure_future(say(connection, payload))
-    room = connection.room
+    room = connection.channel.room
     assert room is not None
     await until(lambda: room.busy)
     assert not task.done()
     return task
 
 
-async def saved(connection: Connection) -> Room:
-    room = connection.room
+async def saved(connection: NamedConnection) -> Room:
+    room = connection.channel.room
     assert room is not None
     await connection.hub.journal.flush()
     return room
@@ -177,7 +182,7 @@ async def test_nothing_is_told_of_half_an_update(hub: Hub) -> None:
     ann, bob = Wire(), Wire()
     writer, reader = await connect(hub, ann), await connect(hub, bob)
     await say(reader, step1())
-    room = writer.room
+    room = writer.channel.room
     assert room is not None
     before = room.document.state_vector()
     messages(bob)
@@ -223,7 +228,7 @@ async def test_a_large_update_that_comes_twice_is_logged_once(hub: Hub) -> None:
 
 async def test_what_was_begun_is_finished_though_its_author_is_gone(hub: Hub) -> None:
     writer, other = await connect(hub, Wire()), await connect(hub, Wire())
-    room = writer.room
+    room = writer.channel.room
     writing = await begin(hub, writer, edit(WHOLE))
     writing.cancel()  # As ASGI servers do.
     writer.close(goodbye=False)
@@ -235,7 +240,7 @@ async def test_what_was_begun_is_finished_though_its_author_is_gone(hub: Hub) ->
 async def test_pycrdt_fails_in_the_middle(hub: Hub) -> None:
     writer, other = await connect(hub, Wire()), await connect(hub, Wire())
     await say(other, edit(FIRST))
-    room = other.room
+    room = other.channel.room
     assert room is not None
     poison = list(split(WHOLE, cut(WHOLE)))[2]
     doc = cast(Any, Cursed(poison))

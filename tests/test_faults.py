@@ -33,7 +33,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from collab.room import Limits
+from collab.limits import Limits
 from tests import servers
 from tests.conftest import StartServer
 from tests.databases import DatabaseServer, MariaDB, Postgres, through

@@ -18,8 +18,9 @@ from collab.caretaker import COMPACT_MANY, COMPACT_ROWS, REST
 from collab.catalog import Catalog
 from collab.errors import DatabaseUnreachable, DocumentBroken, Unavailable
 from collab.hub import IDLE, POLL, Hub
+from collab.limits import Limits
 from collab.messages import SyncStep1, SyncStep2, Update
-from collab.room import Limits, Room
+from collab.room import Room
 from collab.store import Append, Store, Stored
 from tests.simulation import Plain
 from tests.test_journal import FaultyStore

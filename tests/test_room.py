@@ -21,6 +21,7 @@ from collab.errors import (
     Unavailable,
     UpdateRejected,
 )
+from collab.limits import Limits, check_name
 from collab.messages import (
     Message,
     Presence,
@@ -29,13 +30,7 @@ from collab.messages import (
     SyncStep2,
     Update,
 )
-from collab.room import (
-    GRACE,
-    PRESENCE_INTERVAL,
-    Limits,
-    Room,
-    check_name,
-)
+from collab.room import GRACE, PRESENCE_INTERVAL, Room
 from collab.session import Session
 from collab.updates import parse
 from collab.welcome import RECENT

@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 from collab.dialects import yjs
 from collab.errors import ProtocolError
 from collab.messages import (
+    Admitted,
+    Checkpoint,
+    Denied,
+    Left,
     Message,
     Presence,
     QueryPresence,
+    Refused,
+    Saved,
+    Stateless,
     SyncStep1,
     SyncStep2,
+    Token,
+    TokenWanted,
+    Unknown,
     Update,
 )
 from tests.vectors import YJS
@@ -72,6 +82,29 @@ def test_a_query_is_one_byte() -> None:
     assert yjs.encode(QueryPresence()) == b"\x03"
 
 
+def test_what_other_clients_of_one_document_say() -> None:
+    assert yjs.decode(b"\x02\x00\x03tok") == (Token("tok"), 6)  # Hocuspocus 1
+    assert yjs.decode(b"\x05\x02hi") == (Stateless("hi"), 4)
+    assert yjs.decode(b"\x66\x01\x07") == (Checkpoint(b"\x07"), 3)  # y-sweet
+    # Its answer to a query is spelled as a query with presence.
+    assert yjs.decode(b"\x03\x01\x00") == (Presence(b"\x00"), 3)
+
+
+def test_what_they_are_told() -> None:
+    assert yjs.encode(Saved(b"\x00\x00")) == yjs.encode(Update(b"\x00\x00"))
+    assert yjs.encode(Refused("no")) == b"\x02\x00\x02no"
+    assert yjs.encode(Denied("no")) == b"\x02\x01\x02no"
+    assert yjs.encode(Admitted(reader=True)) == b"\x02\x02"
+    assert yjs.encode(Checkpoint(b"\x07")) == b"\x66\x01\x07"
+    assert yjs.encode(Stateless("hi")) == b"\x05\x02hi"
+
+
+@pytest.mark.parametrize("message", [Token("t"), TokenWanted(), Left(), Unknown(9)])
+def test_there_is_no_way_to_say_what_the_dialect_lacks(message: Message) -> None:
+    with pytest.raises(ValueError, match=type(message).__name__):
+        yjs.encode(message)
+
+
 def test_the_keepalive_is_presence_of_nobody() -> None:
     assert yjs.decode(yjs.KEEPALIVE) == (Presence(b"\x00"), 3)
 
@@ -101,10 +134,14 @@ def test_messages_may_stand_behind_each_other() -> None:
         "0003 00",  # No such step of the synchronization.
         "00ff 00",
         "01 02 00",
-        "02 00 00",  # Permission denied: for a server to say.
-        "02 02 00",
+        "02",
+        "02 00",
+        "02 00 02ff",
+        "02 02 00",  # That somebody is let in: for a server to say.
         "04",
-        "05 026869",
+        "05 02ff",
+        "66",
+        "66 02 00",
         "2a",
         "63",
         "64 0000",
@@ -131,5 +168,7 @@ def test_decoding_raises_nothing_but_protocol_errors(payload: bytes, at: int) ->
     except ProtocolError:
         return
     assert at < end <= len(payload)
+    if isinstance(message, Token):
+        return  # For clients to say.
     spelled = yjs.encode(message)
     assert yjs.decode(spelled) == (message, len(spelled))

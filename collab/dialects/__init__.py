@@ -1,5 +1,6 @@
 """Dialects: how different clients spell the same messages.
 
-A dialect is a module with ``decode(payload, at) -> (message, end)`` and
-``encode(message) -> bytes``. Payloads are the contents of WebSocket messages.
+A dialect has ``decode(payload, at) -> (message, end)``, and ``encode(message)`` that
+returns bytes.
+Payloads are the contents of WebSocket messages.
 """

@@ -14,7 +14,7 @@ from ..compaction import compact
 from ..errors import CollabError, DatabaseUnreachable, UpdateRejected
 from ..history import Retention
 from ..importing import KINDS, Unreadable
-from ..room import check_name
+from ..limits import check_name
 from ..store import Store, milliseconds
 from ..tidying import Tidied, tidy
 from .common import (

@@ -12,7 +12,7 @@ import click
 from .. import upkeep
 from ..catalog import Catalog, Description, Listing
 from ..history import History
-from ..room import check_name
+from ..limits import check_name
 from ..store import Store
 from .common import Failure, Mistake, amount, answer, as_json, moment, on_database
 

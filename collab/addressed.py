@@ -1,0 +1,442 @@
+"""A client of many documents, which its messages name: Hocuspocus 2 to 4.
+
+Each address has a place of its own, and whatever happens at one is no business of the
+others: it is let in or not, waits for its document, is told to leave. What comes for it
+while it waits is kept; when that is much, nothing more is read from the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable
+from functools import partial
+
+from .auth import Visitor
+from .channel import Channel
+from .connection import (
+    Connection,
+    Encodings,
+    NamedConnection,
+    Transport,
+    blame,
+)
+from .dialects import hocuspocus, yjs
+from .dialects.hocuspocus import PING, PONG, Address
+from .errors import (
+    AccessDenied,
+    BadName,
+    CollabError,
+    DocumentGone,
+    NothingOpened,
+    ProtocolError,
+    QuotaExceeded,
+    UpdateRejected,
+    WrongDialect,
+)
+from .hub import Hub
+from .limits import check_name
+from .messages import Denied, Left, Message, QueryPresence, Refused, Token
+from .opening import SLICE
+from .session import Session
+
+logger = logging.getLogger("collab.addressed")
+
+MAX_WAITING = 1024 * 1024
+"""Bytes that wait for documents, above which nothing more is read."""
+
+MAX_UNADMITTED = 1024 * 1024
+"""Bytes that are ignored because they are for what the client may not open, while there
+is nothing that it may; above it is closed."""
+
+PATIENCE = 3
+"""Heartbeats without a document, after which a client is closed: about a minute."""
+
+YJS_HINT = "y-websocket connects to /ws/NAME"
+
+_TOKEN, _LEFT, _STEP1 = b"\x02", b"\x07", b"\x00\x00"
+
+_OWN = AccessDenied | BadName | DocumentGone | QuotaExceeded | UpdateRejected
+"""Errors that end a client's place in one document, and not its connection: to come
+again would not help."""
+
+
+class Place(Channel):
+    """A client's place in the document of one address."""
+
+    __slots__ = ("address", "inbox", "leaving", "lost")
+
+    def __init__(self, hub: Hub, address: Address, session: Session) -> None:
+        super().__init__(hub, "", hocuspocus.decode, session)
+        self.address = address
+        self.inbox: deque[tuple[bytes, int]] | None = None
+        """What waits until it is done with something."""
+        self.lost = False
+        """Whether it was let out, or not in: until the next token nothing is taken."""
+        self.leaving: bool | None = None
+        """Whether it leaves with a goodbye, once it has taken what waits."""
+
+
+class AddressedConnection:
+    """A client of many documents, which its messages name."""
+
+    __slots__ = (
+        "_drained",
+        "_encodings",
+        "_ignored",
+        "_lagging",
+        "_modern",
+        "_muted",
+        "_relieved",
+        "_silence",
+        "_transport",
+        "_waiting",
+        "hub",
+        "places",
+        "visitor",
+    )
+
+    def __init__(
+        self, hub: Hub, encodings: Encodings, transport: Transport, visitor: Visitor
+    ) -> None:
+        self.hub = hub
+        self.visitor = visitor
+        self.places: dict[bytes, Place] = {}
+        self._encodings = encodings
+        self._transport = transport
+        self._modern = False
+        """Whether it is version 4 or newer."""
+        self._muted = False
+        """Whether the transport is gone."""
+        self._waiting = 0
+        """Bytes in the inboxes of all places."""
+        self._relieved: asyncio.Event | None = None
+        """Set when there is room for more of them."""
+        self._drained: asyncio.Event | None = None
+        """Set when the transport has room again; ``None`` while it has."""
+        self._lagging: deque[Place] = deque()
+        """Places that are behind, longest first."""
+        self._ignored = 0
+        self._silence = 0
+        """Heartbeats since there was a document."""
+
+    def open(self) -> None:
+        """Nothing is opened until a message names it."""
+
+    # What the client says.
+
+    def receive(self, payload: bytes) -> Awaitable[None] | None:
+        """Take what the client sent; an awaitable if that takes a while."""
+        if payload == PONG:
+            return None
+        address, at = hocuspocus.read_address(payload)
+        place = self.places.get(address)
+        if (
+            place is None
+            or place.inbox is not None
+            or place.room is None
+            or payload[at : at + 1] in (_TOKEN, _LEFT)
+        ):
+            return self._receive_rare(address, place, payload, at)
+        try:
+            waiting = place.receive(payload, at)
+        except CollabError as exc:
+            self._fail(place, exc)
+            return None
+        if waiting is None:
+            return None
+        self._begin(place, waiting)
+        return self._relief()
+
+    def _receive_rare(
+        self, address: bytes, place: Place | None, payload: bytes, at: int
+    ) -> Awaitable[None] | None:
+        if not address:
+            raise WrongDialect(YJS_HINT)
+        if place is not None and place.inbox is not None:
+            place.inbox.append((payload, at))
+            self._waiting += len(payload)
+            return self._relief()
+        if self._drained is not None:
+            return self._receive_drained(payload)  # There is something to be answered.
+        kind = payload[at : at + 1]
+        if place is None and kind == _LEFT:
+            return None
+        if place is not None and place.lost and kind not in (_TOKEN, _LEFT):
+            self._ignore(payload)
+            return None
+        if place is None:
+            message, _ = hocuspocus.decode(payload, at)  # Complain now, if at all.
+            if len(self.places) >= self.hub.limits.documents:
+                self._ignore(payload)
+                error = QuotaExceeded("documents", self.hub.limits.documents)
+                self._say(Address.of(address), Denied(error.reason))
+                return None
+            place = self._add(address)
+            if not isinstance(message, Token):
+                # Version 2 without a token says nothing of it.
+                self._begin(place, self._admit(place, Token("")), (payload, at))
+                return self._relief()
+        self._begin(place, self._step(place, payload, at))
+        return self._relief()
+
+    async def _receive_drained(self, payload: bytes) -> None:
+        while self._drained is not None:
+            await self._drained.wait()
+        waiting = self.receive(payload)
+        if waiting is not None:
+            await waiting
+
+    def _ignore(self, payload: bytes) -> None:
+        if not any(place.room for place in self.places.values()):
+            self._ignored += len(payload)
+            if self._ignored > MAX_UNADMITTED:
+                raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
+
+    def _relief(self) -> Awaitable[None] | None:
+        """An awaitable if too much waits for documents, until it doesn't."""
+        if self._waiting <= MAX_WAITING:
+            return None
+        if self._relieved is None:
+            self._relieved = asyncio.Event()
+        return self._wait(self._relieved)
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        await event.wait()
+
+    def _add(self, address: bytes) -> Place:
+        spoken = Address.of(address)
+        place = self.places[address] = Place(self.hub, spoken, self._seat(spoken))
+        place.session.dismiss = partial(self._fail, place)
+        return place
+
+    def _seat(self, address: Address) -> Session:
+        transport = self._transport
+        encoding = self._encodings.addressed(address)
+        write, probe, refuse = transport.write, transport.probe, transport.refuse
+        return Session(encoding, write, probe, refuse, mutual=True)
+
+    # What takes a while.
+
+    def _begin(
+        self, place: Place, work: Awaitable[None], *inbox: tuple[bytes, int]
+    ) -> None:
+        """Have a place do something; what comes for it meanwhile waits."""
+        place.inbox = deque(inbox)
+        self._waiting += sum([len(payload) for payload, _ in inbox])
+        self.hub.spawn(self._work(place, work))
+
+    async def _work(self, place: Place, work: Awaitable[None]) -> None:
+        inbox = place.inbox
+        assert inbox is not None
+        loop = asyncio.get_running_loop()
+        try:
+            await self._try(place, work)
+            until = loop.time() + SLICE
+            while inbox:
+                payload, at = inbox.popleft()
+                self._free(len(payload))
+                await self._try(place, self._step(place, payload, at))
+                if loop.time() > until:
+                    await asyncio.sleep(0)
+                    until = loop.time() + SLICE
+        finally:
+            place.inbox = None
+            self._free(sum([len(payload) for payload, _ in inbox]))
+        if place.leaving is not None:
+            place.leave(place.leaving)
+
+    async def _try(self, place: Place, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except CollabError as exc:
+            try:
+                self._fail(place, exc)
+            except ProtocolError as malformed:
+                self._transport.refuse(malformed)
+        except Exception:
+            logger.exception("%s: unexpected error", self.visitor.peer)
+            self._transport.refuse(CollabError())
+
+    def _free(self, size: int) -> None:
+        self._waiting -= size
+        if self._relieved is not None and self._waiting <= MAX_WAITING:
+            self._relieved.set()
+            self._relieved = None
+
+    async def _step(self, place: Place, payload: bytes, at: int) -> None:
+        """Take one message for a place, whatever it is."""
+        kind = payload[at : at + 1]
+        if kind in (_TOKEN, _LEFT):
+            message, _ = hocuspocus.decode(payload, at)
+            if isinstance(message, Token):
+                await self._admit(place, message)
+            else:
+                self._part(place)
+        elif place.room is not None:
+            waiting = place.receive(payload, at)
+            if waiting is not None:
+                await waiting
+
+    async def _admit(self, place: Place, token: Token) -> None:
+        """Let somebody in, or go on with what their new token allows."""
+        if token.version:
+            self._modern = True
+        if not place.name:
+            place.name = check_name(hocuspocus.read_name(place.address.address))
+        attempt = self.visitor.attempt(place.name, token.token)
+        grant = await self.hub.door.admit(attempt)
+        if place.room is not None:
+            place.regrant(grant)
+            return
+        room = await self.hub.enter(place.name)
+        if place.leaving is not None:
+            return
+        lost, place.lost = place.lost, False
+        place.join(room, grant)
+        if self._drained is not None:
+            self._lag(place)
+        if lost and not self._asks(place):
+            # What it asked before was forgotten.
+            place.session.send(QueryPresence())
+            waiting = place.receive(b"\x00\x00\x01\x00", 0)
+            if waiting is not None:
+                await waiting
+
+    def _asks(self, place: Place) -> bool:
+        """Whether what waits has the question what there is."""
+        return any(payload[at : at + 2] == _STEP1 for payload, at in place.inbox or ())
+
+    # What is said to the client, besides what rooms say.
+
+    def _say(self, address: Address, message: Message) -> None:
+        if not self._muted:
+            encoding = self._encodings.addressed(address)
+            self._transport.write(encoding.join([encoding.encode(message)]))
+
+    def _part(self, place: Place) -> None:
+        """Let somebody go who wants to."""
+        place.leave(goodbye=True)
+        self.places.pop(place.address.address, None)
+        self._say(place.address, Left("provider_initiated"))
+
+    def _fail(self, place: Place, error: CollabError) -> None:
+        """Answer an error at a place.
+
+        Raises:
+            ProtocolError: If the client speaks something else.
+        """
+        if not isinstance(error, _OWN):
+            if isinstance(error, ProtocolError):
+                raise error
+            self._transport.refuse(error)
+            return
+        blame(error, place.name, self.visitor.peer)
+        inside = place.room is not None
+        self._expel(place)
+        if isinstance(error, UpdateRejected):
+            self._say(place.address, Refused())
+        # Version 2 doesn't know the one, and version 4 would take the other for a
+        # question of who one is.
+        gone = inside and self._modern and not isinstance(error, AccessDenied)
+        message = Left(error.reason) if gone else Denied(error.reason)
+        self._say(place.address, message)
+
+    def _expel(self, place: Place) -> None:
+        """End a place, but not the connection: a token may bring it back."""
+        place.lost = True
+        if place.room is not None:
+            place.leave(goodbye=False)
+            place.session = self._seat(place.address)
+            place.session.dismiss = partial(self._fail, place)
+
+    def beat(self) -> bytes | None:
+        """What to say as a sign of life.
+
+        Version 4 has a message for it. Others are told of nobody's presence.
+        """
+        if any(place.room for place in self.places.values()):
+            self._silence = 0
+        else:
+            self._silence += 1
+            if self._silence >= PATIENCE:
+                self._transport.refuse(NothingOpened())
+                return None
+        if self._modern:
+            return PING
+        for place in self.places.values():
+            return place.address.prefix + yjs.KEEPALIVE
+        return None
+
+    # What the transport says.
+
+    def filled(self) -> None:
+        """Hear that the transport is full."""
+        if self._drained is None:
+            self._drained = asyncio.Event()
+        for place in self.places.values():
+            self._lag(place)
+
+    def _lag(self, place: Place) -> None:
+        if place.room is not None and place.session.behind is None:
+            place.fall_behind()
+            self._lagging.append(place)
+
+    def drained(self) -> None:
+        """Hear that the transport has room again."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+        self.hub.spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        while self._lagging and self._drained is None:
+            waiting = self._lagging.popleft().catch_up()
+            if waiting is not None:
+                await waiting
+
+    def mute(self) -> None:
+        """Write nothing more."""
+        self._muted = True
+        for place in self.places.values():
+            place.mute()
+
+    def close(self, goodbye: bool) -> None:
+        """Leave all rooms, each once it has taken what waits for it."""
+        self._muted = True
+        for place in self.places.values():
+            if place.inbox is None:
+                place.leave(goodbye)
+            else:
+                place.leaving = goodbye
+                place.mute()
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    def receive_text(self, payload: bytes) -> None:
+        """Take a text message: there is none."""
+        raise ProtocolError("text message: all messages are binary")
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the client."""
+        return self.visitor.peer
+
+    def blame(self, error: CollabError) -> None:
+        """Log, in one line, why the client is sent away."""
+        names = [place.name for place in self.places.values() if place.room][:2]
+        name = names[0] if len(names) == 1 else f"{len(self.places)} documents"
+        blame(error, name, self.visitor.peer)
+
+
+def connect(
+    hub: Hub, name: str, encodings: Encodings, transport: Transport, visitor: Visitor
+) -> Connection:
+    """The connection for what ``document_name`` returned."""
+    if not name:
+        return AddressedConnection(hub, encodings, transport, visitor)
+    custom = "_pk" in visitor.query  # Every URL of y-partyserver has it.
+    encoding = encodings.text if custom else encodings.yjs
+    return NamedConnection(hub, name, encoding, transport, visitor)

@@ -1,0 +1,206 @@
+"""A client's place in one document, whatever else its connection carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+from .auth import ANYBODY, Access, Grant
+from .errors import DocumentBroken, ProtocolError
+from .hub import Hub
+from .messages import (
+    Admitted,
+    Message,
+    Stateless,
+    SyncStep1,
+    SyncStep2,
+    Token,
+    Unknown,
+    Update,
+)
+from .opening import SLICE, take_turns
+from .room import Room
+from .session import Session
+from .updates import LARGE, parse_steps
+
+Decode: TypeAlias = Callable[[bytes, int], tuple[Message, int]]
+
+
+class Channel:
+    """A client's place in one document."""
+
+    __slots__ = ("decode", "grant", "hub", "name", "room", "session")
+
+    def __init__(self, hub: Hub, name: str, decode: Decode, session: Session) -> None:
+        self.hub = hub
+        self.name = name
+        self.decode = decode
+        self.session = session
+        self.grant = ANYBODY
+        self.room: Room | None = None
+
+    def join(self, room: Room, grant: Grant) -> None:
+        """Take the place."""
+        self._note(grant)
+        self.room = room
+        room.join(self.session)
+
+    def regrant(self, grant: Grant) -> None:
+        """Go on with what somebody may do from now on."""
+        room = self.room
+        assert room is not None
+        self._note(grant)
+        room.deliver(self.session, [Admitted(self.session.reader)])
+        self._check_owed(room)
+
+    def _note(self, grant: Grant) -> None:
+        self.grant = grant
+        self.session.who = grant.user
+        self.session.reader = grant.access is Access.READ
+
+    def receive(self, payload: bytes, at: int) -> Awaitable[None] | None:
+        """Take what the client sent; an awaitable if that takes a while.
+
+        Raises:
+            CollabError: If the client must leave, and with which code.
+        """
+        room = self.room
+        assert room is not None
+        if (
+            len(payload) > LARGE
+            or room.broken
+            or room.busy
+            or room.blocked
+            or room.document.heavy
+            or self.hub.overloaded
+        ):
+            return self._receive_later(payload, at)
+        message, end = self.decode(payload, at)
+        if type(message) is SyncStep1 and room.document.large:
+            return self._receive_later(payload, at)
+        self._take(room, message)
+        # Honest clients send one: whoever sends thousands waits for turns.
+        return None if end == len(payload) else self._receive_later(payload, end)
+
+    async def _receive_later(self, payload: bytes, at: int) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SLICE
+        while at < len(payload) or not payload:
+            message, at = self.decode(payload, at)
+            parsed = None
+            if isinstance(message, Update | SyncStep2) and len(message.update) > LARGE:
+                parsing = parse_steps(message.update, cuts={})
+                parsed = await take_turns(parsing)
+            room = self.hub.find(self.name) or await self.hub.enter(self.name)
+            if self.room is not room:
+                return  # It was closed meanwhile.
+            if isinstance(message, SyncStep1) and room.document.large:
+                await self._answer(room, message)
+            elif isinstance(message, Update | SyncStep2) and (
+                parsed is not None or room.document.heavy
+            ):
+                steps = room.receive_steps(message, self.session, parsed)
+                await self.hub.occupy(room, steps)
+                self._check_owed(room)
+            else:
+                self._take(room, message)
+            if loop.time() > until:
+                await asyncio.sleep(0)
+                until = loop.time() + SLICE
+
+    def _take(self, room: Room, message: Message) -> None:
+        match message:
+            case Stateless(payload):
+                self.hub.hear(self.name, payload, self.grant)
+            case Token():
+                raise ProtocolError("a token behind another message")
+            case Unknown():
+                pass
+            case _:
+                now = asyncio.get_running_loop().time()
+                room.receive(message, self.session, now)
+                self._check_owed(room)
+
+    def _check_owed(self, room: Room) -> None:
+        if self.session.behind is not None:
+            room.check_owed(self.session)
+
+    async def _answer(self, room: Room, question: SyncStep1) -> None:
+        """Send what the client lacks of a large document, encoded in turns.
+
+        What it is to hear meanwhile builds upon that, so it is held back; there is no
+        more of it than others say in the second that this takes.
+        """
+        session, state_vector = self.session, question.state_vector
+        if session.behind is not None:
+            self._take(room, question)  # It is answered when the transport has drained.
+            return
+        held: list[Any] = []
+        write, hold = session.write, held.append
+        session.write = hold
+        try:
+            if state_vector == b"\x00":
+                while room.document.large and not room.welcome.ready(session.encoding):
+                    await self.hub.prepare(room, session.encoding)
+                    room = await self.hub.enter(self.name)
+                answer = partial(self._take, room, question)
+            else:
+                steps = room.diff_steps(state_vector)
+                diff = SyncStep2(await self.hub.occupy(room, steps))
+                encoded = await self.hub.encode(session.encoding, diff)
+                answer = partial(room.answer, session, state_vector, encoded)
+        finally:
+            muted = session.write is not hold
+            if not muted:
+                session.write = write
+        if self.room is room:
+            answer()
+        for encoded in () if muted else held:
+            write(encoded)
+
+    def fall_behind(self) -> None:
+        """Write nothing more: the transport is full."""
+        if self.room is not None:
+            self.room.fell_behind(self.session)
+
+    def catch_up(self) -> Coroutine[Any, Any, None] | None:
+        """Write what was missed: the transport has room again."""
+        room = self.room
+        if room is None:
+            return None
+        if not (room.broken or room.busy or room.document.large):
+            with suppress(DocumentBroken):
+                room.caught_up(self.session)
+                return None
+        return self._catch_up_later()
+
+    async def _catch_up_later(self) -> None:
+        room = await self.hub.enter(self.name)
+        if self.room is room:
+            await self.hub.occupy(room, room.catch_up_steps(self.session))
+
+    def mute(self) -> None:
+        """Write nothing more: the transport is gone, but its last messages are here."""
+        self.session.write = _ignore
+        self.session.probe = _probe_nobody
+        self.session.dismiss = _ignore
+
+    def leave(self, goodbye: bool) -> None:
+        """Leave the room. ``goodbye`` says that the client meant to go."""
+        room, self.room = self.room, None
+        if room is not None:
+            now = asyncio.get_running_loop().time()
+            room.leave(self.session, now, goodbye)
+        # The room may remember who sent what still waits, but not the transport.
+        self.mute()
+
+
+def _ignore(encoded: object) -> None:
+    """Write to nobody."""
+
+
+def _probe_nobody() -> None:
+    """Ask nobody for a sign of life."""
