@@ -425,7 +425,10 @@ static void message(struct client *c, const uint8_t *p, const uint8_t *end,
                     uint64_t now) {
     static const uint8_t step2[] = {0, 1, 2, 0, 0};
     uint64_t type, kind, size;
-    if (ask.dialect == HOCUSPOCUS && !skip(&p, end)) return lose(c, "no address");
+    if (ask.dialect == HOCUSPOCUS) {
+        if (end - p == 1 && *p == 9) return; /* Are you there? */
+        if (!skip(&p, end)) return lose(c, "no address");
+    }
     if (!get_uint(&p, end, &type)) return lose(c, "an empty message");
     if (type == 8 && ask.dialect == HOCUSPOCUS) {
         if (c->statuses_to_skip) c->statuses_to_skip--;

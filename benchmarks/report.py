@@ -11,7 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.scenarios import EVERYONE, IDLE, JOINERS, OPENINGS, WARM, Figures
-from benchmarks.servers import COLLAB, KINDS, LOAD_CORE, PEERS, SERVER_CORE, node
+from benchmarks.servers import (
+    COLLAB,
+    KINDS,
+    LOAD_CORE,
+    OURS,
+    PEERS,
+    SERVER_CORE,
+    node,
+)
 
 Results = Mapping[str, Mapping[str, Figures]]
 """Figures by scenario and server."""
@@ -86,6 +94,8 @@ are what to look at.
 * **Durable or not.** collab writes every edit to SQLite (WAL, synchronous=FULL) in all
   of these, and acknowledges (the echo to the author) after the commit. y-websocket and
   Hocuspocus keep everything in memory; their echo or SyncStatus promises nothing.
+* **collab-hocuspocus** is the same server with Hocuspocus' clients: their dialect at
+  `/ws`, the name of the document in front of each message, SyncStatus after the commit.
 * **Delivered** means: an edit of one character has reached another client. Servers
   merge updates, so edits are counted, by client id and clock, and not frames. Latencies
   are over all receivers, from the moment an edit was due. A writer goes on when the
@@ -144,8 +154,10 @@ def markdown(results: Results, notes: Mapping[str, str], echo: bool) -> str:
 def table(results: Results) -> Iterator[str]:
     """One line for each figure, with ours compared to the best peer's."""
     names = [name for name in KINDS if any(name in of for of in results.values())]
-    yield "| | " + " | ".join(names) + " | ours / best peer | budget | |"
-    yield "|---|" + "--:|" * len(names) + "--:|--:|---|"
+    ours = [name for name in OURS if name in names] or [COLLAB.name]
+    compared = [f"{name} / best peer" for name in ours]
+    yield "| | " + " | ".join([*names, *compared, "budget"]) + " |" + " |" * len(ours)
+    yield "|---|" + "--:|" * (len(names) + len(ours) + 1) + "---|" * len(ours)
     title = None
     for row in ROWS:
         servers = results.get(row.scenario, {})
@@ -153,21 +165,24 @@ def table(results: Results) -> Iterator[str]:
             continue
         if title != row.scenario:
             title = row.scenario
-            yield f"| **{TITLES[title]}** |" + " |" * (len(names) + 3)
+            yield f"| **{TITLES[title]}** |" + " |" * (len(names) + 2 * len(ours) + 1)
         cells = [number(servers.get(name, {}).get(row.figure)) for name in names]
-        ratio = compare(row, servers) if row.compared else None
-        cells += [f"{number(ratio)}x" if ratio is not None else "", budget(row)]
-        yield "| " + " | ".join([row.label, *cells, verdict(row, servers)]) + " |"
+        for name in ours:
+            ratio = compare(row, servers, name) if row.compared else None
+            cells.append(f"{number(ratio)}x" if ratio is not None else "")
+        cells.append(budget(row))
+        cells += [verdict(row, servers, name) for name in ours]
+        yield "| " + " | ".join([row.label, *cells]) + " |"
 
 
-def compare(row: Row, servers: Mapping[str, Figures]) -> float | None:
-    """Ours divided by the best peer's, if both have done it."""
+def compare(row: Row, servers: Mapping[str, Figures], name: str) -> float | None:
+    """Ours, by one of its names, divided by the best peer's, if both have done it."""
     peers = [
         figures[row.figure]
-        for name, figures in servers.items()
-        if name != COLLAB.name and row.figure in figures
+        for peer, figures in servers.items()
+        if peer not in OURS and row.figure in figures
     ]
-    ours = servers.get(COLLAB.name, {}).get(row.figure)
+    ours = servers.get(name, {}).get(row.figure)
     if ours is None or not peers:
         return None
     best = max(peers) if row.more_is_better else min(peers)
@@ -184,9 +199,9 @@ def budget(row: Row) -> str:
     return ", ".join(bars)
 
 
-def verdict(row: Row, servers: Mapping[str, Figures]) -> str:
-    """Whether the budget is met: computed, never claimed."""
-    ours = servers.get(COLLAB.name)
+def verdict(row: Row, servers: Mapping[str, Figures], name: str) -> str:
+    """Whether ours meets the budget, by one of its names: computed, never claimed."""
+    ours = servers.get(name)
     if ours is None or (row.ratio is None and row.limit is None):
         return ""
     if "failed" in ours:
@@ -195,7 +210,7 @@ def verdict(row: Row, servers: Mapping[str, Figures]) -> str:
     if row.limit is not None:
         met = met and ours[row.figure] <= row.limit
     if row.ratio is not None:
-        ratio = compare(row, servers)
+        ratio = compare(row, servers, name)
         if ratio is None:
             return ""
         met = met and (ratio >= row.ratio if row.more_is_better else ratio <= row.ratio)

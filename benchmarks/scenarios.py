@@ -162,12 +162,12 @@ def stored(bench: Bench, kind: Kind) -> tuple[Path, Path]:
     """Where a server finds the paper: ours in its database, peers in a file."""
     document = bench.directory / "paper.yupdate"
     document.write_bytes(bench.paper.merged)
-    if kind is not COLLAB:
+    if not kind.ours:
         return bench.directory, document
     directory = bench.directory / "paper"
     if not directory.exists():
         directory.mkdir()
-        with running(kind, directory) as server:
+        with running(COLLAB, directory) as server:
             history.write(server, "paper-0", bench.paper.updates)
             time.sleep(UNUSED)
             server.settle()  # it may still be compacting

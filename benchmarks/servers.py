@@ -43,11 +43,21 @@ class Kind:
     script: str | None
     """The program of a peer, in ``peers/``. Ours has none."""
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's server."""
+        return self.script is None
+
 
 COLLAB = Kind("collab", "yjs", "/ws/", None)
+COLLAB_HOCUSPOCUS = Kind("collab-hocuspocus", "hocuspocus", "/ws", None)
+"""The same server, and Hocuspocus' clients."""
 Y_WEBSOCKET = Kind("y-websocket", "yjs", "/", "y-websocket.mjs")
 HOCUSPOCUS = Kind("hocuspocus", "hocuspocus", "/", "hocuspocus.mjs")
-KINDS = {kind.name: kind for kind in (COLLAB, Y_WEBSOCKET, HOCUSPOCUS)}
+KINDS = {
+    kind.name: kind for kind in (COLLAB, COLLAB_HOCUSPOCUS, Y_WEBSOCKET, HOCUSPOCUS)
+}
+OURS = [name for name, kind in KINDS.items() if kind.ours]
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Server:
 
     def memory(self) -> int:
         """Private bytes of the server and its children, garbage collected first."""
-        if self.kind is not COLLAB:
+        if not self.kind.ours:
             os.kill(self.pid, signal.SIGUSR2)
             time.sleep(1)
         return sum(private_memory(pid) for pid in family(self.pid))
@@ -107,7 +117,7 @@ def running(
         wait_until_listening(process, port, directory / f"{kind.name}.log")
         yield Server(kind, port, process.pid)
     finally:
-        process.send_signal(signal.SIGTERM if kind is COLLAB else signal.SIGKILL)
+        process.send_signal(signal.SIGTERM if kind.ours else signal.SIGKILL)
         try:
             process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable
 from functools import partial
 
+from . import wire
 from .auth import Visitor
 from .channel import Channel
 from .connection import (
@@ -23,7 +24,7 @@ from .connection import (
     blame,
 )
 from .dialects import hocuspocus, yjs
-from .dialects.hocuspocus import PING, PONG, Address
+from .dialects.hocuspocus import PING, PONG
 from .errors import (
     AccessDenied,
     BadName,
@@ -67,7 +68,7 @@ class Place(Channel):
 
     __slots__ = ("address", "inbox", "leaving", "lost")
 
-    def __init__(self, hub: Hub, address: Address, session: Session) -> None:
+    def __init__(self, hub: Hub, address: bytes, session: Session) -> None:
         super().__init__(hub, "", hocuspocus.decode, session)
         self.address = address
         self.inbox: deque[tuple[bytes, int]] | None = None
@@ -115,7 +116,7 @@ class AddressedConnection:
         """Set when there is room for more of them."""
         self._drained: asyncio.Event | None = None
         """Set when the transport has room again; ``None`` while it has."""
-        self._lagging: deque[Place] = deque()
+        self._lagging: list[Place] = []
         """Places that are behind, longest first."""
         self._ignored = 0
         self._silence = 0
@@ -171,7 +172,7 @@ class AddressedConnection:
             if len(self.places) >= self.hub.limits.documents:
                 self._ignore(payload)
                 error = QuotaExceeded("documents", self.hub.limits.documents)
-                self._say(Address.of(address), Denied(error.reason))
+                self._say(address, Denied(error.reason))
                 return None
             place = self._add(address)
             if not isinstance(message, Token):
@@ -206,12 +207,12 @@ class AddressedConnection:
         await event.wait()
 
     def _add(self, address: bytes) -> Place:
-        spoken = Address.of(address)
-        place = self.places[address] = Place(self.hub, spoken, self._seat(spoken))
+        place = Place(self.hub, address, self._seat(address))
+        self.places[place.address] = place
         place.session.dismiss = partial(self._fail, place)
         return place
 
-    def _seat(self, address: Address) -> Session:
+    def _seat(self, address: bytes) -> Session:
         transport = self._transport
         encoding = self._encodings.addressed(address)
         write, probe, refuse = transport.write, transport.probe, transport.refuse
@@ -284,7 +285,7 @@ class AddressedConnection:
         if token.version:
             self._modern = True
         if not place.name:
-            place.name = check_name(hocuspocus.read_name(place.address.address))
+            place.name = check_name(hocuspocus.read_name(place.address))
         attempt = self.visitor.attempt(place.name, token.token)
         grant = await self.hub.door.admit(attempt)
         if place.room is not None:
@@ -310,7 +311,7 @@ class AddressedConnection:
 
     # What is said to the client, besides what rooms say.
 
-    def _say(self, address: Address, message: Message) -> None:
+    def _say(self, address: bytes, message: Message) -> None:
         if not self._muted:
             encoding = self._encodings.addressed(address)
             self._transport.write(encoding.join([encoding.encode(message)]))
@@ -318,7 +319,7 @@ class AddressedConnection:
     def _part(self, place: Place) -> None:
         """Let somebody go who wants to."""
         place.leave(goodbye=True)
-        self.places.pop(place.address.address, None)
+        self.places.pop(place.address, None)
         self._say(place.address, Left("provider_initiated"))
 
     def _fail(self, place: Place, error: CollabError) -> None:
@@ -366,7 +367,7 @@ class AddressedConnection:
         if self._modern:
             return PING
         for place in self.places.values():
-            return place.address.prefix + yjs.KEEPALIVE
+            return wire.data(place.address) + yjs.KEEPALIVE
         return None
 
     # What the transport says.
@@ -392,7 +393,7 @@ class AddressedConnection:
 
     async def _catch_up(self) -> None:
         while self._lagging and self._drained is None:
-            waiting = self._lagging.popleft().catch_up()
+            waiting = self._lagging.pop(0).catch_up()
             if waiting is not None:
                 await waiting
 
@@ -435,8 +436,10 @@ def connect(
     hub: Hub, name: str, encodings: Encodings, transport: Transport, visitor: Visitor
 ) -> Connection:
     """The connection for what ``document_name`` returned."""
+    custom = "_pk" in visitor.query  # Every URL of y-partyserver has it.
+    if hub.door.open:
+        visitor = Visitor(visitor.peer)  # Nobody asks for more, so it isn't kept.
     if not name:
         return AddressedConnection(hub, encodings, transport, visitor)
-    custom = "_pk" in visitor.query  # Every URL of y-partyserver has it.
     encoding = encodings.text if custom else encodings.yjs
     return NamedConnection(hub, name, encoding, transport, visitor)

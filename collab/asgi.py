@@ -103,12 +103,13 @@ class PayloadEncodings:
         self._addressed: WeakValueDictionary[bytes, AddressedPayloads]
         self._addressed = WeakValueDictionary()
 
-    def addressed(self, address: Address) -> AddressedPayloads:
+    def addressed(self, address: bytes) -> AddressedPayloads:
         """As Hocuspocus has them: the same encoding for all with the same address."""
-        encoding = self._addressed.get(address.address)
+        encoding = self._addressed.get(address)
         if encoding is None:
-            encoding = AddressedPayloads(address, self.yjs)
-            self._addressed[address.address] = encoding
+            encoding = self._addressed[address] = AddressedPayloads(
+                Address.of(address), self.yjs
+            )
         return encoding
 
 

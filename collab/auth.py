@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -62,13 +63,16 @@ Authorize: TypeAlias = Callable[[Attempt], Awaitable[Grant | None]]
 """Decides about an attempt: ``None``, or raising ``AccessDenied``, is no."""
 
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """What a handshake says of who comes."""
 
     peer: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    query: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     token: str = ""
 
     @classmethod

@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from .auth import ANYBODY, Grant, Visitor
 from .channel import Channel
 from .dialects import hocuspocus, yjs
-from .dialects.hocuspocus import Address
 from .errors import AccessDenied, BadName, CollabError, ProtocolError, WrongDialect
 from .frames import CUSTOM
 from .hub import Hub
@@ -58,7 +57,7 @@ class Encodings(Protocol):
     def text(self) -> Encoding:
         """As y-partyserver has them."""
 
-    def addressed(self, address: Address) -> Encoding:
+    def addressed(self, address: bytes) -> Encoding:
         """As Hocuspocus has them, for one of its addresses."""
 
 

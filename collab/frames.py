@@ -136,12 +136,13 @@ class FrameEncodings:
         self._addressed: WeakValueDictionary[bytes, AddressedFrames]
         self._addressed = WeakValueDictionary()
 
-    def addressed(self, address: Address) -> AddressedFrames:
+    def addressed(self, address: bytes) -> AddressedFrames:
         """As Hocuspocus has them: the same encoding for all with the same address."""
-        encoding = self._addressed.get(address.address)
+        encoding = self._addressed.get(address)
         if encoding is None:
-            encoding = AddressedFrames(address, self.yjs)
-            self._addressed[address.address] = encoding
+            encoding = self._addressed[address] = AddressedFrames(
+                Address.of(address), self.yjs
+            )
         return encoding
 
 

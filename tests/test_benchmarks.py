@@ -37,3 +37,18 @@ def test_a_server_that_failed_is_shown_and_compared_with_nobody() -> None:
     assert ours == ["–", "50", "", "≤ 0.8x", "**failed**"]
     theirs = line({"small": {"collab": measured, "y-websocket": failed}}, label)
     assert theirs == ["50", "–", "", "≤ 0.8x", ""]
+
+
+def test_each_dialect_of_ours_is_compared_with_the_best_peer() -> None:
+    figures: dict[str, Figures] = {
+        "collab": {"cpu_edit": 39.0},
+        "collab-hocuspocus": {"cpu_edit": 41.0},
+        "y-websocket": {"cpu_edit": 50.0},
+    }
+    assert line({"small": figures}, "server CPU per edit, µs")[3:] == [
+        "0.78x",
+        "0.82x",
+        "≤ 0.8x",
+        "met",
+        "**not met**",
+    ]
