@@ -48,7 +48,7 @@ class Attempt:
     """Somebody who wants to open a document."""
 
     document: str
-    token: str
+    token: str = field(repr=False)
     """What they brought, or ``""``: in a message, a subprotocol ``bearer.TOKEN``, a
     header ``Authorization: Bearer TOKEN``, or a parameter ``token`` of the URL."""
     headers: Mapping[str, str] = field(repr=False)
@@ -71,9 +71,9 @@ class Visitor:
     """What a handshake says of who comes."""
 
     peer: str
-    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    query: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    token: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    query: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    token: str = field(default="", repr=False)
 
     @classmethod
     def of(
