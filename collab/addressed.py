@@ -17,6 +17,7 @@ from . import wire
 from .auth import Visitor
 from .channel import Channel
 from .connection import (
+    PATIENCE,
     Connection,
     Encodings,
     NamedConnection,
@@ -50,9 +51,6 @@ MAX_WAITING = 1024 * 1024
 MAX_UNADMITTED = 1024 * 1024
 """Bytes that are ignored because they are for what the client may not open, while there
 is nothing that it may; above it is closed."""
-
-PATIENCE = 3
-"""Heartbeats without a document, after which a client is closed: about a minute."""
 
 YJS_HINT = "y-websocket connects to /ws/NAME"
 

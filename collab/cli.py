@@ -160,8 +160,6 @@ def serve(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
-    if authorize is not None and allow_anonymous:
-        raise click.UsageError("--authorize decides who may: leave --allow-anonymous.")
     if authorize is None and not allow_anonymous and not _is_loopback(host):
         raise click.UsageError(
             f"Without --authorize, anybody who can reach {host} could read and change "

@@ -17,7 +17,14 @@ from urllib.parse import unquote
 from .auth import ANYBODY, Grant, Visitor
 from .channel import Channel
 from .dialects import hocuspocus, yjs
-from .errors import AccessDenied, BadName, CollabError, ProtocolError, WrongDialect
+from .errors import (
+    AccessDenied,
+    BadName,
+    CollabError,
+    NothingOpened,
+    ProtocolError,
+    WrongDialect,
+)
 from .frames import CUSTOM
 from .hub import Hub
 from .limits import check_name
@@ -29,6 +36,9 @@ logger = logging.getLogger("collab.connection")
 DENIED_TIME = 1.0
 """Seconds between telling a client of y-websocket that it may not come in, and closing
 it: those before 3.1 are back 100 ms later, for ever."""
+
+PATIENCE = 3
+"""Heartbeats without a document, after which a client is closed: about a minute."""
 
 HOCUSPOCUS_HINT = "Hocuspocus 2 and newer connect to /ws, without a name"
 
@@ -126,7 +136,7 @@ def document_name(path: str) -> str | None:
 class NamedConnection:
     """A client of one document, which its URL names: y-websocket, Hocuspocus 1."""
 
-    __slots__ = ("channel", "denied", "hub", "visitor")
+    __slots__ = ("_silence", "channel", "denied", "hub", "visitor")
 
     def __init__(
         self,
@@ -142,6 +152,8 @@ class NamedConnection:
         self.channel = Channel(hub, name, yjs.decode, session)
         self.denied: AccessDenied | None = None
         """Why it isn't let in, unless its first message has a token."""
+        self._silence = 0
+        """Heartbeats without being let in."""
 
     def open(self) -> Awaitable[None] | None:
         """Enter the room; an awaitable if that takes a while."""
@@ -219,6 +231,11 @@ class NamedConnection:
 
     def beat(self) -> bytes | None:
         """What to say as a sign of life."""
+        if self.denied is not None:
+            self._silence += 1
+            if self._silence >= PATIENCE:
+                self.channel.session.dismiss(NothingOpened())
+                return None
         return yjs.KEEPALIVE
 
     def filled(self) -> None:

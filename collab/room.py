@@ -55,6 +55,10 @@ GRACE = 5.0
 """Seconds that a client without a goodbye stays visible, as it may be back at once."""
 
 
+MAX_MARKS = 64
+"""Checkpoints of one session that wait to be confirmed; y-sweet says one every 2 s."""
+
+
 class Room:
     """One document and the sessions in it."""
 
@@ -248,7 +252,8 @@ class Room:
             return
         if session.behind is None:
             session.send(Checkpoint(session.mark))
-        if session.introduced:
+        if session.introduced and session.marks < MAX_MARKS:  # It will come again.
+            session.marks += 1
             self.acks.append((count, session, Checkpoint(mark), 0))
 
     def _note(
@@ -478,6 +483,7 @@ class Room:
             self.unsaved_size -= waiting
             if isinstance(receipt, Checkpoint):
                 session.mark = receipt.mark
+                session.marks -= 1
             if receipt is not None:
                 acks.setdefault(session, []).append(receipt)
         for session, receipts in acks.items():

@@ -48,6 +48,7 @@ class Session:
         "introduced",
         "lacking",
         "mark",
+        "marks",
         "mutual",
         "owed",
         "owed_size",
@@ -91,6 +92,8 @@ class Session:
         the first to ask."""
         self.mark = b"\x00"
         """The last checkpoint that was confirmed to it; version 0 at first."""
+        self.marks = 0
+        """How many wait to be."""
         self.told = False
         """Whether it was told that it may only read."""
         self.owned: tuple[int, ...] = ()

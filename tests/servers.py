@@ -27,8 +27,9 @@ from pathlib import Path
 import uvicorn
 
 from collab.app import Collab
+from collab.auth import Authorize
 from collab.handshake import Http
-from collab.hub import Hub
+from collab.hub import Hub, OnStateless
 from collab.limits import Limits
 from collab.websocket import protocol_class
 
@@ -210,10 +211,12 @@ async def serving(
     limits: Limits | None = None,
     fast: bool = True,
     database: str | None = None,
+    authorize: Authorize | None = None,
+    on_stateless: OnStateless | None = None,
 ) -> AsyncIterator[Serving]:
     """A server on our event loop; ``fast=False`` goes through ASGI WebSockets."""
     url = database or f"sqlite:///{folder / 'collab.db'}"
-    collab = Collab(url, limits=limits)
+    collab = Collab(url, limits=limits, authorize=authorize, on_stateless=on_stateless)
     config = uvicorn.Config(
         collab,
         port=0,

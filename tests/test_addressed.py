@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from pycrdt import Text
 
-from collab.addressed import MAX_UNADMITTED, MAX_WAITING, PATIENCE, AddressedConnection
+from collab.addressed import MAX_UNADMITTED, MAX_WAITING, AddressedConnection
 from collab.asgi import ENCODINGS
 from collab.auth import Access, Attempt, Grant, Visitor
+from collab.connection import PATIENCE
 from collab.errors import (
     AccessDenied,
     CollabError,

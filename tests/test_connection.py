@@ -13,11 +13,18 @@ import pytest
 from pycrdt import Doc, Text
 
 from benchmarks.documents import typed
-from collab.auth import Visitor
+from collab.auth import Access, Attempt, Grant, Visitor
 from collab.connection import NamedConnection
 from collab.dialects import yjs
 from collab.document import Document
-from collab.errors import CollabError, DocumentBroken, ProtocolError
+from collab.errors import (
+    AccessDenied,
+    CollabError,
+    DocumentBroken,
+    ProtocolError,
+    Unavailable,
+    WrongDialect,
+)
 from collab.hub import Hub
 from collab.joining import Joined
 from collab.limits import Limits
@@ -129,6 +136,142 @@ async def test_a_transport_is_let_go_with_its_connection(hub: Hub) -> None:
     del transport
     gc.collect()
     assert left() is None
+
+
+# Who may come in, and what other clients of one document say.
+
+
+class Doorkeeper:
+    """Lets in who says ``write`` or ``read``, and nobody without a token."""
+
+    async def __call__(self, attempt: Attempt) -> Grant | None:
+        if attempt.token in ("write", "read"):
+            return Grant("ann", Access(attempt.token))
+        return None
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Hub]:
+    log = Store(f"sqlite:///{tmp_path / 'guarded.db'}")
+    hub = Hub(log, Limits(), authorize=Doorkeeper().__call__)
+    await hub.open()
+    yield hub
+    await hub.close()
+
+
+async def visit(hub: Hub, transport: Wire, token: str = "") -> NamedConnection:
+    visitor = Visitor("somebody", token=token)
+    connection = NamedConnection(hub, "d", Plain(), transport, visitor)
+    waiting = connection.open()
+    assert waiting is not None
+    await waiting
+    return connection
+
+
+async def test_a_token_in_the_handshake_opens_the_document(guarded: Hub) -> None:
+    transport = Wire()
+    connection = await visit(guarded, transport, "write")
+    assert transport.writes == [step1()]
+    connection.receive(edit(FIRST))
+    assert guarded.rooms["d"].unsaved == [(FIRST, "ann")]
+
+
+async def test_a_reader_stays_and_changes_nothing(guarded: Hub) -> None:
+    transport = Wire()
+    connection = await visit(guarded, transport, "read")
+    await say(connection, edit(FIRST))
+    await say(connection, edit(FIRST))
+    assert transport.writes == [step1(), b"\x02\x00\x09read-only"]
+    assert guarded.rooms["d"].unsaved == []
+
+
+async def test_who_has_a_wrong_token_is_told_so_and_closed(
+    guarded: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collab.connection.DENIED_TIME", 0.01)
+    transport = Wire()
+    with pytest.raises(AccessDenied):
+        await visit(guarded, transport, "wrong")
+    reason = b"\x11permission-denied"
+    assert transport.writes == [b"\x02\x00" + reason, b"\x02\x01" + reason]
+    assert guarded.rooms == {}
+
+
+async def test_a_token_may_come_in_the_first_message(guarded: Hub) -> None:
+    """Hocuspocus 1 sends it there, and waits for an answer."""
+    transport = Wire()
+    connection = await visit(guarded, transport)
+    assert transport.writes == []
+    await say(connection, b"\x02\x00\x05write")
+    assert transport.writes == [b"\x02\x02", step1()]
+    await say(connection, edit(FIRST))
+    assert guarded.rooms["d"].unsaved == [(FIRST, "ann")]
+    await say(connection, b"\x02\x00\x04read")
+    await say(connection, edit(SECOND))
+    assert guarded.rooms["d"].document.state_vector() == vector({1: 1})
+
+
+@pytest.mark.parametrize("payload", [b"\x02\x00\x05wrong", step1(), edit(FIRST)])
+async def test_whose_first_message_opens_nothing_is_closed(
+    guarded: Hub, payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collab.connection.DENIED_TIME", 0.01)
+    transport = Wire()
+    connection = await visit(guarded, transport)
+    with pytest.raises(AccessDenied):
+        await say(connection, payload)
+    assert len(transport.writes) == 2
+    assert guarded.rooms == {}
+
+
+async def test_whose_new_token_is_wrong_is_out(
+    guarded: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collab.connection.DENIED_TIME", 0.01)
+    connection = await visit(guarded, Wire(), "write")
+    with pytest.raises(AccessDenied):
+        await say(connection, b"\x02\x00\x05wrong")
+    assert len(guarded.rooms["d"]) == 0
+
+
+async def test_a_token_is_welcome_where_nobody_asks_for_one(hub: Hub) -> None:
+    transport = Wire()
+    connection = await connect(hub, transport)
+    await say(connection, b"\x02\x00\x05write")
+    assert transport.writes == [step1(), b"\x02\x02"]
+
+
+async def test_who_tells_of_its_token_and_never_reads_is_sent_away(hub: Hub) -> None:
+    connection = await connect(hub, Wire())
+    connection.filled()
+    count = hub.limits.owed_size // 2
+    with pytest.raises(Unavailable):  # noqa: PT012
+        for _ in range(count + 1):
+            await say(connection, b"\x02\x00\x00")
+
+
+async def test_texts_are_for_the_application(tmp_path: Path) -> None:
+    heard: list[tuple[str, str]] = []
+    log = Store(f"sqlite:///{tmp_path / 'log.db'}")
+    hub = Hub(log, Limits(), on_stateless=lambda *said: heard.append(said[:2]))
+    await hub.open()
+    connection = await connect(hub, Wire())
+    connection.receive_text("__YPS:grüße".encode())
+    assert heard == [("d", "grüße")]
+    for bad in (b"hello", b"__YPS:\xff"):
+        with pytest.raises(ProtocolError):
+            connection.receive_text(bad)
+    await hub.close()
+
+
+async def test_who_speaks_as_hocuspocus_does_is_told_where_that_is_spoken(
+    hub: Hub,
+) -> None:
+    connection = await connect(hub, Wire())
+    with pytest.raises(WrongDialect, match="connect to /ws"):
+        connection.receive(b"\x08document\x02\x00\x00\x054.8.0")
+    with pytest.raises(ProtocolError, match="not a y-protocols message"):
+        connection.receive(b"\x63")
 
 
 # Large documents and updates: the room is busy, and what is said meanwhile waits.

@@ -23,14 +23,16 @@ from collab.errors import (
 )
 from collab.limits import Limits, check_name
 from collab.messages import (
+    Checkpoint,
     Message,
     Presence,
     QueryPresence,
     SyncStep1,
     SyncStep2,
+    Token,
     Update,
 )
-from collab.room import GRACE, PRESENCE_INTERVAL, Room
+from collab.room import GRACE, MAX_MARKS, PRESENCE_INTERVAL, Room
 from collab.session import Session
 from collab.updates import parse
 from collab.welcome import RECENT
@@ -366,6 +368,91 @@ def test_a_rejected_update_is_the_senders_problem_alone(server: Server) -> None:
     assert not server.room.broken
     assert len(server.room) == 2
     assert text(server.room.document.state()) == "a"
+
+
+# Who may only read.
+
+
+def test_a_reader_is_told_once_that_its_edits_are_not_taken(server: Server) -> None:
+    ann, bob = server.guests(2)
+    bob.session.reader = True
+    bob.says(Update(FIRST), Update(SECOND))
+    server.room.flush(0.0)
+    assert bob.hears() == [Token("read-only")]  # As a client, it reads a reason.
+    assert ann.hears() == []
+    assert server.room.unsaved == []
+    assert text(server.room.document.state()) == ""
+    bob.says(Presence(says((1, 1, "{}"))))
+    server.room.flush(0.0)
+    assert [type(message) for message in ann.hears()] == [Presence]
+
+
+def test_what_a_reader_only_repeats_is_no_edit(server: Server) -> None:
+    ann, bob = server.guests(2)
+    ann.says(Update(FIRST))
+    server.save()
+    bob.session.reader = True
+    bob.says(SyncStep2(FIRST), SyncStep2(b"\x00\x00"))
+    assert [m for m in bob.hears() if isinstance(m, Token)] == []
+    bob.says(SyncStep2(SECOND))
+    assert bob.hears() == [Token("read-only")]
+    with pytest.raises(UpdateRejected):
+        bob.says(SyncStep2(b"\x00"))
+    assert server.room.unsaved == []
+
+
+def test_who_may_write_again_does(server: Server) -> None:
+    ann, bob = server.guests(2)
+    ann.session.reader = True
+    ann.says(Update(FIRST))
+    ann.session.reader = False
+    ann.says(Update(FIRST))
+    server.room.flush(0.0)
+    assert bob.hears() == [Update(FIRST)]
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_is_confirmed_when_all_before_it_is_saved(server: Server) -> None:
+    ann = server.guest()
+    ann.says(SyncStep2(b"\x00\x00"), Update(FIRST))
+    ann.hears()
+    ann.says(Checkpoint(b"\x01"))
+    assert ann.hears() == [Checkpoint(b"\x00")]  # A sign of life.
+    ann.says(Update(SECOND), Checkpoint(b"\x02"))
+    assert ann.hears() == [Checkpoint(b"\x00")]
+    server.room.saved(1)
+    assert ann.hears() == [Update(FIRST), Checkpoint(b"\x01")]
+    ann.says(Checkpoint(b"\x03"))
+    assert ann.hears() == [Checkpoint(b"\x01")]
+    server.save()
+    heard = [Update(SECOND), Checkpoint(b"\x02"), Checkpoint(b"\x03")]
+    assert ann.hears() == heard
+    ann.says(Checkpoint(b"\x04"))
+    assert ann.hears() == [Checkpoint(b"\x04")]
+
+
+def test_what_was_written_offline_comes_before_a_checkpoint_is_confirmed(
+    server: Server,
+) -> None:
+    """A client says how far it is before it has answered what it has."""
+    ann = server.guest()
+    ann.says(Checkpoint(b"\x05"))
+    assert ann.hears() == [Checkpoint(b"\x00")]
+    ann.says(SyncStep2(FIRST), Checkpoint(b"\x05"))
+    assert ann.hears() == [Checkpoint(b"\x00")]
+    server.save()
+    assert ann.hears()[-1] == Checkpoint(b"\x05")
+
+
+def test_only_so_many_checkpoints_wait(server: Server) -> None:
+    ann = server.guest()
+    ann.says(SyncStep2(FIRST))
+    ann.says(*[Checkpoint(b"\x01")] * (MAX_MARKS + 10))
+    assert len(server.room.acks) == MAX_MARKS + 1
+    server.save()
+    assert ann.session.marks == 0
 
 
 # What comes early.

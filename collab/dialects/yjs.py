@@ -49,6 +49,9 @@ KEEPALIVE = b"\x01\x01\x00"
 y-websocket reconnects when it received no message for 30 s; a ping isn't one.
 """
 
+MAX_MARK = 16
+"""Bytes of a checkpoint, which is a number."""
+
 
 def decode(payload: bytes, at: int = 0) -> tuple[Message, int]:
     """Read the message at an offset; return it and the offset behind it.
@@ -78,6 +81,8 @@ def decode(payload: bytes, at: int = 0) -> tuple[Message, int]:
         return QueryPresence(), at + 1
     if kind[:1] == b"\x66":
         mark, end = wire.read_data(payload, at + 1)
+        if len(mark) > MAX_MARK:
+            raise ProtocolError(f"checkpoint of {len(mark)} bytes")
         return Checkpoint(mark), end
     if kind == b"\x02\x00":
         token, end = wire.read_text(payload, at + 2)
