@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
+from websockets.sync.client import connect
 
 from collab import __version__
 from tests import servers
@@ -131,6 +132,50 @@ def test_who_serves_the_world_must_say_so(host: str) -> None:
     said = serve("--host", host)
     assert host in said
     assert "--allow-anonymous" in said
+
+
+def test_who_may_come_in_is_decided_by_a_function_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "door.py").write_text(
+        "from collab import Attempt, Grant\n"
+        "async def authorize(attempt: Attempt) -> Grant | None:\n"
+        "    return Grant('ann') if attempt.token == 'right' else None\n"
+        "def sync(attempt): ...\n"
+    )
+    options = ["--database", url(tmp_path / "a.db"), "--port", "0"]
+    command = [sys.executable, "-m", "collab", "serve", *options, "--authorize"]
+    for wrong, hint in [
+        ("door", "door"),
+        ("door:nothing", "nothing"),
+        ("nowhere:authorize", "nowhere"),
+        ("door:sync", "not an async function"),
+        (":", "':'"),
+    ]:
+        said = subprocess.run(
+            [*command, wrong], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert said.returncode == 2
+        assert hint in said.stderr
+        assert "Traceback" not in said.stderr
+    with subprocess.Popen(
+        [*command, "door:authorize", "--host", "0.0.0.0"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            port = int(line.partition(" (")[0].rstrip("/").rpartition(":")[2])
+            address = f"ws://127.0.0.1:{port}/ws/d"
+            with (
+                connect(f"{address}?token=right") as right,
+                connect(address) as wrong_one,
+            ):
+                assert right.recv(60) == b"\0\0\1\0"
+                wrong_one.send(b"\0\0\1\0")
+                assert wrong_one.recv(60) == b"\2\0\x11permission-denied"
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("host", ["::1", "localhost", "127.0.0.2"])
