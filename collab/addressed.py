@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 
 from . import wire
@@ -47,6 +47,9 @@ logger = logging.getLogger("collab.addressed")
 
 MAX_WAITING = 1024 * 1024
 """Bytes that wait for documents, above which nothing more is read."""
+
+WAITING = 150
+"""Bytes of memory that a message takes that waits, besides its own."""
 
 MAX_UNADMITTED = 1024 * 1024
 """Bytes that are ignored because they are for what the client may not open, while there
@@ -137,7 +140,10 @@ class AddressedConnection:
             or place.room is None
             or payload[at : at + 1] in (_TOKEN, _LEFT)
         ):
-            return self._receive_rare(address, place, payload, at)
+            if self._drained is not None and (place is None or place.inbox is None):
+                return self._receive_drained(payload)  # It will be answered.
+            self._receive_rare(address, place, payload, at)
+            return self._relief()
         try:
             waiting = place.receive(payload, at)
         except CollabError as exc:
@@ -150,35 +156,33 @@ class AddressedConnection:
 
     def _receive_rare(
         self, address: bytes, place: Place | None, payload: bytes, at: int
-    ) -> Awaitable[None] | None:
+    ) -> None:
+        """Take what isn't for a place that is ready, or is about being there at all."""
         if not address:
             raise WrongDialect(YJS_HINT)
         if place is not None and place.inbox is not None:
             place.inbox.append((payload, at))
-            self._waiting += len(payload)
-            return self._relief()
-        if self._drained is not None:
-            return self._receive_drained(payload)  # There is something to be answered.
+            self._waiting += len(payload) + WAITING
+            return
         kind = payload[at : at + 1]
-        if place is None and kind == _LEFT:
-            return None
-        if place is not None and place.lost and kind not in (_TOKEN, _LEFT):
-            self._ignore(payload)
-            return None
         if place is None:
+            if kind == _LEFT:
+                return
             message, _ = hocuspocus.decode(payload, at)  # Complain now, if at all.
             if len(self.places) >= self.hub.limits.documents:
                 self._ignore(payload)
                 error = QuotaExceeded("documents", self.hub.limits.documents)
                 self._say(address, Denied(error.reason))
-                return None
+                return
             place = self._add(address)
             if not isinstance(message, Token):
                 # Version 2 without a token says nothing of it.
                 self._begin(place, self._admit(place, Token("")), (payload, at))
-                return self._relief()
+                return
+        elif place.lost and kind not in (_TOKEN, _LEFT):
+            self._ignore(payload)
+            return
         self._begin(place, self._step(place, payload, at))
-        return self._relief()
 
     async def _receive_drained(self, payload: bytes) -> None:
         while self._drained is not None:
@@ -223,7 +227,7 @@ class AddressedConnection:
     ) -> None:
         """Have a place do something; what comes for it meanwhile waits."""
         place.inbox = deque(inbox)
-        self._waiting += sum([len(payload) for payload, _ in inbox])
+        self._waiting += sum([len(payload) + WAITING for payload, _ in inbox])
         self.hub.spawn(self._work(place, work))
 
     async def _work(self, place: Place, work: Awaitable[None]) -> None:
@@ -234,17 +238,29 @@ class AddressedConnection:
             await self._try(place, work)
             until = loop.time() + SLICE
             while inbox:
+                if self.places.get(place.address) is not place:
+                    break
                 payload, at = inbox.popleft()
-                self._free(len(payload))
+                self._free(len(payload) + WAITING)
                 await self._try(place, self._step(place, payload, at))
                 if loop.time() > until:
                     await asyncio.sleep(0)
                     until = loop.time() + SLICE
         finally:
             place.inbox = None
-            self._free(sum([len(payload) for payload, _ in inbox]))
+            self._free(sum([len(payload) + WAITING for payload, _ in inbox]))
         if place.leaving is not None:
             place.leave(place.leaving)
+        elif not self._muted:
+            self._take_again(place.address, inbox)
+
+    def _take_again(self, address: bytes, inbox: Iterable[tuple[bytes, int]]) -> None:
+        """Take what waited behind the end of a place: it is for a new one."""
+        try:
+            for payload, at in inbox:
+                self._receive_rare(address, self.places.get(address), payload, at)
+        except CollabError as exc:
+            self._transport.refuse(exc)
 
     async def _try(self, place: Place, work: Awaitable[None]) -> None:
         try:

@@ -274,6 +274,38 @@ async def test_a_client_says_that_it_leaves_a_document(hub: Hub) -> None:
     assert text_of(hub, "d")
 
 
+async def test_who_leaves_and_comes_back_while_it_waits_has_a_new_place(
+    guarded: Hub, keeper: Doorkeeper
+) -> None:
+    keeper.slow["write:ann"] = asyncio.Event()
+    ann = Client(guarded)
+    ann.begin("d", token("write:ann"), step1(), LEAVING)
+    ann.begin("d", token("write:bob"), step1(), edit(FIRST))
+    keeper.slow["write:ann"].set()
+    greeting = [ADMITTED, step1(), step2(NOTHING)]
+    await until(lambda: b"\x01d" + SAVED in ann.writes)
+    assert ann.hears("d") == [*greeting, DETACHED, *greeting, SAVED]
+    assert len(guarded.rooms["d"]) == 1
+    ann.connection.close(goodbye=True)
+    assert len(guarded.rooms["d"]) == 0
+
+
+async def test_small_messages_that_wait_are_not_free(
+    guarded: Hub, keeper: Doorkeeper
+) -> None:
+    keeper.slow["write:ann"] = asyncio.Event()
+    ann = Client(guarded)
+    ann.begin("d", token("write:ann"))
+    count = 0
+    waiting = None
+    while waiting is None:
+        count += 1
+        waiting = ann.connection.receive(b"\x01d" + QUERY)
+    assert count < MAX_WAITING / 100
+    keeper.slow["write:ann"].set()
+    await waiting
+
+
 async def test_what_the_application_says_and_hears(tmp_path: Path) -> None:
     heard: list[tuple[str, str, Grant]] = []
     hub = Hub(
