@@ -39,8 +39,18 @@ from .errors import (
 )
 from .hub import Hub
 from .limits import check_name
-from .messages import Denied, Left, Message, QueryPresence, Refused, Token
+from .messages import (
+    Denied,
+    Left,
+    Message,
+    Presence,
+    QueryPresence,
+    Refused,
+    SyncStep1,
+    Token,
+)
 from .opening import SLICE
+from .room import Room
 from .session import Session
 
 logger = logging.getLogger("collab.addressed")
@@ -78,6 +88,16 @@ class Place(Channel):
         """Whether it was let out, or not in: until the next token nothing is taken."""
         self.leaving: bool | None = None
         """Whether it leaves with a goodbye, once it has taken what waits."""
+
+    def _take(self, room: Room, message: Message) -> None:
+        departure = None
+        if isinstance(message, Presence) and not self.session.introduced:
+            departure = room.people.departure(message.states)
+        super()._take(room, message)
+        if departure is not None and self.session.behind is None:
+            # Hearing of it, a client takes the next clock. Version 4 doesn't say so by
+            # itself, and would not be seen until it renews what it says.
+            self.session.send(Presence(departure), QueryPresence())
 
 
 class AddressedConnection:
@@ -166,9 +186,13 @@ class AddressedConnection:
             return
         kind = payload[at : at + 1]
         if place is None:
-            if kind == _LEFT:
-                return
             message, _ = hocuspocus.decode(payload, at)  # Complain now, if at all.
+            if not isinstance(message, Token | SyncStep1):
+                # Not yet: an edit on a socket that was open may come before the token,
+                # and is in the answer to our question, too. Not any more: version 2
+                # tells of its absence once more when it has left.
+                self._ignore(payload)
+                return
             if len(self.places) >= self.hub.limits.documents:
                 self._ignore(payload)
                 error = QuotaExceeded("documents", self.hub.limits.documents)
@@ -456,4 +480,6 @@ def connect(
     if not name:
         return AddressedConnection(hub, encodings, transport, visitor)
     encoding = encodings.text if custom else encodings.yjs
-    return NamedConnection(hub, name, encoding, transport, visitor)
+    connection = NamedConnection(hub, name, encoding, transport, visitor)
+    connection.channel.session.talks = custom
+    return connection

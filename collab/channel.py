@@ -114,6 +114,7 @@ class Channel:
     def _take(self, room: Room, message: Message) -> None:
         match message:
             case Stateless(payload):
+                self.session.talks = True
                 self.hub.hear(self.name, payload, self.grant)
             case Token():
                 raise ProtocolError("a token behind another message")

@@ -210,6 +210,7 @@ class NamedConnection:
             self.denied = exc
             await self._deny(exc)
         self.denied = None
+        self.channel.session.talks = True  # Only Hocuspocus 1 says a token here.
         if self.channel.room is not None:
             self.channel.regrant(grant)
         else:

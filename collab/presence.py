@@ -118,6 +118,23 @@ class Presence(Generic[Owner]):
         self._merge(entries, owner)
         return rival
 
+    def departure(self, states: bytes) -> bytes | None:
+        """How a client was announced as gone that comes back at the same clock.
+
+        ``None`` if it comes at another one, or never left.
+
+        Raises:
+            ProtocolError: As :meth:`apply`.
+        """
+        entries = self._parse(states)
+        if len(entries) != 1:
+            return None
+        client, clock, content = entries[0]
+        entry = self.entries.get(client)
+        if entry is None or entry.here or clock != entry.clock or content == b"null":
+            return None
+        return wire.uint(1) + entry.encoded
+
     def apply(self, states: bytes, owner: Owner) -> None:
         """Merge what a session announces.
 

@@ -54,7 +54,6 @@ everybody, and in a crowd nobody follows each step of each cursor."""
 GRACE = 5.0
 """Seconds that a client without a goodbye stays visible, as it may be back at once."""
 
-
 MAX_MARKS = 64
 """Checkpoints of one session that wait to be confirmed; y-sweet says one every 2 s."""
 
@@ -246,13 +245,14 @@ class Room:
         the connection. What it wrote offline comes with its answer to our question.
         """
         count = self.saved_count + len(self.unsaved)
-        if session.introduced and count == self.saved_count:
+        counts = session.introduced and not session.told  # What was refused never is.
+        if counts and count == self.saved_count:
             session.mark = mark
             self.deliver(session, [Checkpoint(mark)])
             return
         if session.behind is None:
             session.send(Checkpoint(session.mark))
-        if session.introduced and session.marks < MAX_MARKS:  # It will come again.
+        if counts and session.marks < MAX_MARKS:  # It will come again.
             session.marks += 1
             self.acks.append((count, session, Checkpoint(mark), 0))
 
@@ -311,8 +311,7 @@ class Room:
             self.people.apply(states, session)
         else:
             session.introduced = True
-            rival = self.people.introduce(states, session, now)
-            if rival is not None:
+            if (rival := self.people.introduce(states, session, now)) is not None:
                 rival.probe()
         if self.people.changed:
             self._wake_presence(now)
@@ -443,11 +442,12 @@ class Room:
         self.tell(Presence(states))
 
     def tell(self, message: Message) -> None:
-        """Send something to everybody, except who is behind."""
+        """Send something to everybody who may understand it, except who is behind."""
+        known = isinstance(message, Presence)  # All of them know that.
         for encoding, sessions in self.sessions.items():
             encoded = encoding.join([encoding.encode(message)])
             for session in sessions:
-                if session.behind is None:
+                if session.behind is None and (known or session.talks):
                     session.write(encoded)
 
     def ask_for_tokens(self) -> None:

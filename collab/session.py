@@ -57,6 +57,7 @@ class Session:
         "probe",
         "reader",
         "synced",
+        "talks",
         "told",
         "wanted",
         "who",
@@ -94,6 +95,9 @@ class Session:
         """The last checkpoint that was confirmed to it; version 0 at first."""
         self.marks = 0
         """How many wait to be."""
+        self.talks = mutual
+        """Whether it is known to understand messages of the application's own. Others
+        complain of them; y-websocket 3.1.0-rc fails, and hears nothing from then on."""
         self.told = False
         """Whether it was told that it may only read."""
         self.owned: tuple[int, ...] = ()

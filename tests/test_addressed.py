@@ -306,6 +306,24 @@ async def test_small_messages_that_wait_are_not_free(
     await waiting
 
 
+async def test_who_comes_back_is_asked_to_say_so_again(hub: Hub) -> None:
+    """Nobody heeds it at the clock of its departure; it would wait for its renewal."""
+    ann, bob = Client(hub), Client(hub)
+    await ann.open("d")
+    await bob.open("d")
+    await ann.say("d", presence((1, 5, b"{}")), LEAVING)
+    await asyncio.sleep(0.1)
+    ann.hears("d")
+    await ann.say("d", token("write:"), step1(), presence((1, 5, b"{}")))
+    gone = presence((1, 5, b"null"))
+    heard = ann.hears("d")
+    assert heard[heard.index(gone) + 1] == QUERY
+    bob.hears("d")
+    await ann.say("d", presence((1, 6, b"{}")))
+    await asyncio.sleep(0.1)
+    assert presence((1, 6, b"{}")) in bob.hears("d")
+
+
 async def test_what_the_application_says_and_hears(tmp_path: Path) -> None:
     heard: list[tuple[str, str, Grant]] = []
     hub = Hub(

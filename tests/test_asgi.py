@@ -27,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 from collab import Collab, Limits
 from tests import servers
 from tests.applications import EXAMPLE, Uvicorn, running
-from tests.interop import Clients, until
+from tests.interop import KINDS, Clients, until
 from tests.peers import Editor, edit, enter, insert, read_data, step1
 
 numbers = itertools.count(1)
@@ -72,12 +72,12 @@ def closed(socket: ClientConnection) -> tuple[int, str]:
 # With the clients in the field.
 
 
-@pytest.mark.parametrize("version", ["1", "2", "3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_clients_converge_and_see_each_other(
-    clients: Clients, example: Uvicorn, name: str, version: str
+    clients: Clients, example: Uvicorn, name: str, kind: str
 ) -> None:
-    ann = clients.open(example.ws_url, name, version=version)
-    bob = clients.open(example.ws_url, name, socket="native")
+    ann = clients.open(example.ws_url, name, kind=kind)
+    bob = clients.open(example.ws_url, name, kind="3.1-native")
     ann.announce({"user": {"name": "Ann"}})
     ann.append("hello ")
     until(lambda: bob.text == "hello ")
@@ -88,7 +88,7 @@ def test_clients_converge_and_see_each_other(
     gone = ann.id
     ann.destroy()
     until(lambda: gone not in bob.people)
-    cleo = clients.open(example.ws_url, name, version=version)
+    cleo = clients.open(example.ws_url, name, kind=kind)
     until(lambda: cleo.text == "hello there")
     bob.destroy()
     cleo.destroy()
@@ -131,11 +131,11 @@ def test_what_was_heard_back_survives_a_restart(
         edit();
         """
     )
-    until(lambda: ann.heard_back > 50)
+    until(lambda: ann.acknowledged > 50)
     own.end(number)
     until(lambda: not ann.connected)
     ann.run("clearTimeout(kept.timer)")
-    heard = ann.heard_back - 1  # The answer on connecting holds no edit.
+    heard = ann.acknowledged - 1  # The answer on connecting holds no edit.
     stays = clients.open(own.ws_url, "note", persisted=ann.state)
     stays.append("<written offline>")
     whole = ann.text + "<written offline>"
@@ -173,16 +173,15 @@ def test_who_says_nothing_for_long_stays_connected(
     clients: Clients, example: Uvicorn, name: str
 ) -> None:
     silent = [
-        clients.open(
-            example.ws_url, f"{name}-{version}", version=version, awareness=False
-        )
-        for version in ("1", "2", "3")
+        clients.open(example.ws_url, f"{name}-{kind}", kind=kind, awareness=False)
+        for kind in KINDS
     ]
     until(lambda: all(client.synced for client in silent))
     start = time.monotonic()
     while time.monotonic() - start < 36:
         for client in silent:
-            assert client.events == ["connected"]
+            assert client.connections == 1, client.kind
+            assert client.connected, client.kind
         time.sleep(1)
     for client in silent:
         client.destroy()
@@ -193,7 +192,7 @@ def test_a_large_document_arrives(
 ) -> None:
     ann = clients.open(example.ws_url, name)
     ann.run("doc.getText('text').insert(0, 'wörd '.repeat(400_000))")
-    bob = clients.open(example.ws_url, name, socket="native")
+    bob = clients.open(example.ws_url, name, kind="3.1-native")
     until(lambda: bob.length == 2_000_000 and ann.saved)
     ann.append("!")
     until(lambda: bob.length == 2_000_001)

@@ -250,6 +250,17 @@ async def test_who_tells_of_its_token_and_never_reads_is_sent_away(hub: Hub) -> 
             await say(connection, b"\x02\x00\x00")
 
 
+async def test_the_application_speaks_to_who_speaks_to_it(hub: Hub) -> None:
+    """y-websocket looks the same as Hocuspocus 1, until that says what only it says."""
+    silent, talking, known = Wire(), Wire(), Wire()
+    await connect(hub, silent)
+    await say(await connect(hub, talking), b"\x05\x02hi")
+    await say(await connect(hub, known), b"\x02\x00\x05write")
+    hub.broadcast("d", "hello")
+    assert b"\x05\x05hello" not in silent.writes
+    assert talking.writes[-1] == known.writes[-1] == b"\x05\x05hello"
+
+
 async def test_texts_are_for_the_application(tmp_path: Path) -> None:
     heard: list[tuple[str, str]] = []
     log = Store(f"sqlite:///{tmp_path / 'log.db'}")

@@ -1,122 +1,31 @@
-"""The clients in the field work with the server: y-websocket 1.5, 2.1 and 3.1.
+"""The clients in the field work with the server: what is written, and what is saved.
 
-They are the published npm packages, in Node, over its own WebSocket and over ``ws``.
+They are the published npm packages, in Node: y-websocket, Hocuspocus' providers,
+y-sweet's and y-partyserver's (``tests/interop`` names the versions).
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import sqlite3
-import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.interop import Client, Clients, until
-from tests.servers import Server, running
+from collab import wire
+from tests.interop import HOCUSPOCUS, KINDS, Y_WEBSOCKET, Client, until
+from tests.interop.parties import Fragile, Party, names_seen_by, text_of, user
+from tests.servers import Server
 
-KINDS = {
-    "1.5": ("1", "ws"),
-    "2.1": ("2", "ws"),
-    "3.1": ("3", "ws"),
-    "3.1-native": ("3", "native"),
-}
-"""Versions of y-websocket, and the WebSocket that it uses."""
-
-numbers = itertools.count(1)
-
-
-class Party:
-    """Clients of one kind in one document."""
-
-    def __init__(self, clients: Clients, server: Server, kind: str) -> None:
-        self.clients = clients
-        self.server = server
-        self.kind = kind
-        self.name = f"party-{next(numbers)}"
-        self.opened: list[Client] = []
-
-    def open(
-        self, name: str | None = None, kind: str | None = None, **options: Any
-    ) -> Client:
-        """Open the party's document, or another."""
-        version, socket = KINDS[kind or self.kind]
-        client = self.clients.open(
-            self.server.ws_url,
-            self.name if name is None else name,
-            version=version,
-            socket=socket,
-            **options,
-        )
-        self.opened.append(client)
-        return client
-
-    def close(self) -> None:
-        for client in self.opened:
-            if client.open:
-                client.destroy()
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[Clients]:
-    with Clients() as clients:
-        yield clients
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("interop")) as server:
-        yield server
+pytest_plugins = ["tests.interop.fixtures"]
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of client, one after the other."""
     return str(request.param)
-
-
-@pytest.fixture
-def party(clients: Clients, server: Server, kind: str) -> Iterator[Party]:
-    party = Party(clients, server, kind)
-    yield party
-    party.close()
-
-
-@pytest.fixture
-def mixed(clients: Clients, server: Server) -> Iterator[Party]:
-    """A party to which each brings a kind of its own."""
-    party = Party(clients, server, "3.1")
-    yield party
-    party.close()
-
-
-@pytest.fixture
-def fragile(clients: Clients, kind: str, tmp_path: Path) -> Iterator[Party]:
-    """A party on a server of its own, which may be stopped and started."""
-    with running(tmp_path) as server:
-        party = Party(clients, server, kind)
-        yield party
-        party.close()
-
-
-def text_of(*clients: Client) -> str | None:
-    """The text that all of them show, if it is the same."""
-    texts = {client.text for client in clients}
-    return texts.pop() if len(texts) == 1 else None
-
-
-def names_seen_by(client: Client) -> set[str]:
-    return {
-        state["user"]["name"] for state in client.people.values() if "user" in state
-    }
-
-
-def user(name: str) -> dict[str, Any]:
-    return {"user": {"name": name, "color": "#30bced"}}
 
 
 # What is written.
@@ -215,6 +124,8 @@ def test_undo_takes_back_only_what_is_ones_own(party: Party) -> None:
     until(lambda: text_of(ann, bob) == "ann bob ")
 
 
+# Yjs 14 has a single type, which is all of them.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "4.0"])
 def test_all_shared_types_converge(party: Party) -> None:
     ann, bob = party.open(), party.open()
     ann.run(
@@ -287,6 +198,7 @@ def test_documents_of_one_connection_each_are_apart(party: Party) -> None:
     [
         "constructor",
         "__proto__",
+        "toString",
         "a/b",
         "a//b/",
         "with some spaces",
@@ -298,18 +210,22 @@ def test_documents_of_one_connection_each_are_apart(party: Party) -> None:
     ],
 )
 def test_names_are_what_the_application_says(mixed: Party, name: str) -> None:
-    """y-websocket puts names into the URL as they are; applications encode them."""
-    encoded = quote(name, safe="")
-    ann = mixed.open(encoded, "1.5")
-    bob = mixed.open(encoded, "3.1-native")
-    ann.append(f"in {name}")
-    until(lambda: bob.text == f"in {name}")
+    """Where names go into the URL as they are, applications encode them."""
+    everybody = {
+        kind: mixed.open(name if kind in HOCUSPOCUS[1:] else quote(name, ""), kind)
+        for kind in KINDS
+    }
+    for kind, client in everybody.items():
+        client.append(f"<{kind}>")
+    text = whole_text(everybody)
+    assert sorted(re.findall("<(.*?)>", text)) == sorted(KINDS)
     if "%" not in name:
-        cleo = mixed.open(name, "2.1")
-        until(lambda: cleo.text == f"in {name}")
+        as_it_is = mixed.open(name, "2.1")
+        until(lambda: as_it_is.text == text)
 
 
-@pytest.mark.parametrize("kind", ["2.1", "3.1", "3.1-native"])
+# y-websocket 1.5, Hocuspocus, y-sweet and y-partyserver cannot ask for one.
+@pytest.mark.parametrize("kind", ["2.1", "3.1", "3.1-native", "3.1-rc", "4.0"])
 def test_a_subprotocol_is_accepted(party: Party) -> None:
     ann = party.open(protocols=["yjs", "bearer.abc"])
     until(lambda: ann.synced)
@@ -323,25 +239,80 @@ def test_parameters_in_the_url_are_not_part_of_the_name(mixed: Party) -> None:
     until(lambda: bob.text == "hello")
 
 
-def test_all_versions_work_together(mixed: Party) -> None:
+def test_all_kinds_work_together(mixed: Party) -> None:
     everybody = {kind: mixed.open(kind=kind) for kind in KINDS}
     for kind, client in everybody.items():
-        client.announce(user(kind))
         client.append(f"<{kind}>")
-    until(
-        lambda: (
-            len(text_of(*everybody.values()) or "") == sum(len(k) + 2 for k in KINDS)
-        )
-    )
-    seen = {*KINDS}
-    until(lambda: all(names_seen_by(one) == seen for one in everybody.values()))
-    text = next(iter(everybody.values())).text
+    text = whole_text(everybody)
     assert sorted(re.findall("<(.*?)>", text)) == sorted(KINDS)
 
+    # Everybody sees where everybody's cursor is, and stays there when something is
+    # written before it.
+    for kind, client in everybody.items():
+        client.run(
+            """
+            const text = doc.getText("text");
+            const at = text.toString().indexOf(`<${kind}>`);
+            const position = Y.createRelativePositionFromTypeIndex(text, at);
+            const cursor = JSON.parse(JSON.stringify(position));
+            awareness.setLocalState({ user: { name: kind }, cursor });
+            """,
+            kind=kind,
+        )
+    until(lambda: all(names_seen_by(one) == {*KINDS} for one in everybody.values()))
+    everybody["hocuspocus-3"].insert(0, "At the beginning: ")
+    whole_text(everybody, len(text) + 18)
+    for client in everybody.values():
+        pointed_at = client.run(
+            """
+            const text = doc.getText("text").toString();
+            return [...awareness.getStates().values()].map(({ user, cursor }) => {
+              const position = Y.createRelativePositionFromJSON(cursor);
+              const found = Y.createAbsolutePositionFromRelativePosition(position, doc);
+              return [user.name, text.slice(found.index).match(/^<(.*?)>/)?.[1]];
+            });
+            """
+        )
+        assert pointed_at == [[name, name] for name, _ in pointed_at]
+        assert len(pointed_at) == len(KINDS)
 
+
+def whole_text(everybody: dict[str, Client], length: int | None = None) -> str:
+    """The text once all show the same, and it has each one's ``<kind>`` in it."""
+    least = sum(len(kind) + 2 for kind in everybody) if length is None else length
+    until(lambda: len(text_of(*everybody.values()) or "") == least)
+    return next(iter(everybody.values())).text
+
+
+def test_no_edit_is_stored_or_sent_twice(party: Party, server: Server) -> None:
+    ann, bob = party.open(), party.open()
+    until(lambda: ann.synced and bob.synced)
+    for number in range(20):
+        ann.append(f"<{number}>")
+    until(lambda: ann.saved and text_of(ann, bob) is not None)
+    assert rows(server, party.name) == 20
+    # What it says again when it is back is known: it is neither stored nor sent.
+    if party.kind == "3.1-native":
+        ann.disconnect()
+        ann.connect()
+    else:
+        ann.break_off()
+    until(lambda: ann.connections == 2 and ann.synced and ann.saved)
+    assert rows(server, party.name) == 20
+    heard = [m for m in bob.messages("in") if m.startswith(b"\0\2")]
+    heard = [m for m in heard if m != b"\0\2\2\0\0"]
+    assert len(heard) == len({*heard}) == 20
+    assert bob.text == "".join(f"<{number}>" for number in range(20))
+
+
+# The others do not.
+@pytest.mark.parametrize("kind", [*Y_WEBSOCKET, *HOCUSPOCUS[:2], "y-partyserver"])
 def test_windows_of_one_browser_speak_with_each_other_too(party: Party) -> None:
     """Over a BroadcastChannel, and everything reaches the server twice."""
-    ann, bob = party.open(disableBc=False), party.open(disableBc=False)
+    on: dict[str, Any] = {"disableBc": False}
+    if party.kind in HOCUSPOCUS:
+        on = {"broadcast": True}
+    ann, bob = party.open(**on), party.open(**on)
     cleo = party.open()
     ann.announce(user("Ann"))
     bob.announce(user("Bob"))
@@ -356,217 +327,175 @@ def test_windows_of_one_browser_speak_with_each_other_too(party: Party) -> None:
         assert client.run("return frames.length") < 100
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "y-sweet"])
 def test_asking_again_at_intervals_does_no_harm(party: Party) -> None:
-    ann, bob = party.open(resyncInterval=50), party.open()
+    at_intervals: dict[str, Any] = {"resyncInterval": 50}
+    if party.kind in HOCUSPOCUS:
+        at_intervals = {"forceSyncInterval": 50}
+    ann, bob = party.open(**at_intervals), party.open()
     bob.append("hello")
     until(lambda: ann.text == "hello")
     asked = len(ann.frames("out"))
     until(lambda: len(ann.frames("out")) >= asked + 5)
-    answers = [frame for frame in ann.frames("in") if frame.startswith(b"\x00\x01")]
+    answers = [m for m in ann.messages("in") if m.startswith(b"\x00\x01")]
     assert len(answers) >= 3
     assert ann.text == "hello"
-
-
-# Who is here.
-
-
-def test_presence_appears_changes_and_leaves(party: Party) -> None:
-    ann, bob, cleo = party.open(), party.open(), party.open()
-    ann.announce(user("Ann"))
-    bob.announce(user("Bob"))
-    until(lambda: names_seen_by(cleo) == {"Ann", "Bob"} == names_seen_by(ann))
-    ann.announce({**user("Anna"), "cursor": {"anchor": 1, "head": 2}})
-    until(lambda: names_seen_by(cleo) == {"Anna", "Bob"} == names_seen_by(bob))
-    assert cleo.people[ann.id]["cursor"] == {"anchor": 1, "head": 2}
-    ann.announce(None)
-    until(lambda: names_seen_by(cleo) == {"Bob"} == names_seen_by(bob), patience=5)
-    assert ann.id not in cleo.people
-    gone = bob.id
-    bob.destroy()
-    until(lambda: gone not in cleo.people, patience=5)
-    ann.announce(user("Ann, again"))
-    until(lambda: names_seen_by(cleo) == {"Ann, again"})
-
-
-def test_whose_socket_dies_leaves_soon(mixed: Party) -> None:
-    reader = mixed.open()
-    url = mixed.server.ws_url
-    with Clients() as doomed:
-        for kind, (version, socket) in KINDS.items():
-            killed = doomed.open(url, mixed.name, version=version, socket=socket)
-            killed.announce(user(f"{kind}, killed"))
-        for kind in ("1.5", "2.1", "3.1"):
-            mixed.open(kind=kind).announce(user(f"{kind}, cut off"))
-        until(lambda: len(names_seen_by(reader)) == 7)
-        doomed.kill()
-        for client in mixed.opened[1:]:
-            client.die()
-        until(lambda: not names_seen_by(reader), patience=10)
-
-
-@pytest.mark.parametrize("kind", ["1.5", "2.1", "3.1"])
-def test_a_client_that_is_soon_back_never_left(party: Party) -> None:
-    ann, bob = party.open(), party.open()
-    ann.announce(user("Ann"))
-    until(lambda: names_seen_by(bob) == {"Ann"})
-    bob.run(
-        "kept.removed = [];"
-        "awareness.on('change', ({ removed }) => kept.removed.push(...removed))"
-    )
-    ann.break_off()
-    until(lambda: ann.events.count("connected") == 2 and ann.synced)
-    ann.announce(user("Ann, back"))
-    until(lambda: names_seen_by(bob) == {"Ann, back"})
-    assert bob.run("return kept.removed") == []
-
-
-@pytest.mark.slow
-def test_who_says_nothing_for_long_stays_connected(mixed: Party) -> None:
-    """y-websocket reconnects when it has not heard a message for 30 s."""
-    silent = [
-        mixed.open(f"{mixed.name}-{kind}-{awareness}", kind, awareness=awareness)
-        for kind in KINDS
-        for awareness in (True, False)
-    ]
-    until(lambda: all(client.synced for client in silent))
-    start = time.monotonic()
-    while time.monotonic() - start < 36:
-        for client in silent:
-            assert client.events == ["connected"]
-        time.sleep(1)
 
 
 # What is saved.
 
 
-def rows(server: Server) -> int:
-    """How many updates the log has."""
+def rows(server: Server, name: str) -> int:
+    """How many updates the log of a document has."""
+    query = "SELECT count(*) FROM updates u JOIN documents d ON d.id = u.document_id"
     with closing(sqlite3.connect(server.database)) as database:
-        (count,) = database.execute("SELECT count(*) FROM updates").fetchone()
+        (count,) = database.execute(f"{query} WHERE d.name = ?", [name]).fetchone()
     return int(count)
 
 
-def test_an_author_hears_an_edit_back_once_it_is_in_the_log(fragile: Party) -> None:
+def test_an_author_hears_that_an_edit_is_saved_once_it_is_in_the_log(
+    fragile: Fragile,
+) -> None:
     ann, bob = fragile.open(), fragile.open()
     until(lambda: ann.synced and bob.synced)
     ann.append("first ")
     until(lambda: ann.saved)
-    assert rows(fragile.server) == 1
+    assert rows(fragile.server, fragile.name) == 1
     with closing(sqlite3.connect(fragile.server.database)) as database:
         database.isolation_level = None
         database.execute("BEGIN IMMEDIATE")  # Now nobody else can write.
         ann.append("second ")
         until(lambda: bob.text == "first second ")
         # The server has it and answers; what it does not say is that it is saved.
-        answers = len(ann.frames("in"))
-        ann.run(
-            "const known = Y.encodeStateVector(doc);"
-            "provider.ws.send(new Uint8Array([0, 0, known.length, ...known]))"
-        )
+        answers = len(ann.messages("in"))
+        known = bytes(ann.run("return [...Y.encodeStateVector(doc)]"))
+        ann.send(b"\0\0" + wire.data(known))
         # Presence may come in between.
         until(
             lambda: any(
-                frame.startswith(b"\0\1") for frame in ann.frames("in")[answers:]
+                message.startswith(b"\0\1") for message in ann.messages("in")[answers:]
             )
         )
         assert not ann.saved
         database.execute("ROLLBACK")
     until(lambda: ann.saved)
-    assert rows(fragile.server) == 2
+    assert rows(fragile.server, fragile.name) == 2
     sent, back, received = (
-        [frame for frame in frames if frame.startswith(b"\0\2") and len(frame) > 5]
-        for frames in (ann.frames("out"), ann.frames("in"), bob.frames("in"))
+        [m for m in messages if m.startswith(b"\0\2") and len(m) > 5]
+        for messages in (ann.messages("out"), ann.messages("in"), bob.messages("in"))
     )
-    assert sent == back == received
+    assert sent == received
     assert len(sent) == 2
+    if fragile.kind in HOCUSPOCUS[1:]:
+        # What it had at first is answered, too, and what it had when it was asked
+        # again; nothing comes back.
+        assert ann.messages("in").count(b"\x08\x01") == 4
+        assert back == []
+    else:
+        assert back == sent
 
 
-def test_what_was_heard_back_survives_a_kill(fragile: Party) -> None:
-    ann, bob = fragile.open(), fragile.open()
-    for client, letter in ((ann, "a"), (bob, "b")):
+def test_what_was_heard_back_survives_a_kill(fragile_mixed: Fragile) -> None:
+    party = fragile_mixed
+    everybody = {kind: party.open(kind, kind) for kind in KINDS}
+    for client in everybody.values():
         client.run(
             """
             let made = 0;
             const edit = () => {
-              doc.getText("text").insert(0, `<${letter}${made++}>`);
-              kept.timer = setTimeout(edit, 1);
+              doc.getText("text").insert(0, `<${made++}>`);
+              kept.timer = setTimeout(edit, 4);
             };
             edit();
-            """,
-            letter=letter,
+            """
         )
-    until(lambda: ann.heard_back > 50 and bob.heard_back > 50)
-    fragile.server.kill()
-    heard: list[int] = []
-    until(lambda: not ann.connected and not bob.connected)
-    for client in (ann, bob):
+    until(lambda: all(client.acknowledged > 50 for client in everybody.values()))
+    party.server.kill()
+    until(lambda: not any(client.connected for client in everybody.values()))
+    heard = {}
+    for kind, client in everybody.items():
         client.run("clearTimeout(kept.timer)")
-        heard.append(client.heard_back)
+        heard[kind] = client.acknowledged
         client.destroy()  # It will not send anything again.
-    fragile.server.restart()
-    cleo = fragile.open()
-    until(lambda: cleo.synced)
-    for letter, least in zip("ab", heard, strict=True):
-        kept = sorted(int(n) for n in re.findall(f"<{letter}(\\d+)>", cleo.text))
+    party.server.restart()
+    for kind, least in heard.items():
+        reader = party.open(kind, kind)
+        until(lambda: reader.synced)  # noqa: B023
+        kept = sorted(int(number) for number in re.findall(r"<(\d+)>", reader.text))
         assert kept == list(range(len(kept)))
         assert len(kept) >= least - 1  # The answer on connecting holds no edit.
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])
-def test_a_restart_loses_nothing_and_doubles_nothing(fragile: Party, end: str) -> None:
-    everybody = [fragile.open(), fragile.open(), fragile.open()]
+def test_a_restart_loses_nothing_and_doubles_nothing(
+    fragile_mixed: Fragile, end: str
+) -> None:
+    """Three clients of each kind, in a document for each."""
+    party = fragile_mixed
+    groups = {kind: [party.open(kind, kind) for _ in range(3)] for kind in KINDS}
+    everybody = [client for group in groups.values() for client in group]
     written: list[str] = []
 
     def write(when: str) -> None:
-        for number, client in enumerate(everybody):
-            for count in range(20):
+        for count in range(20):
+            for number in range(3):
                 written.append(f"<{when}-{number}-{count}>")
-                client.insert(0, written[-1])
+                for group in groups.values():
+                    group[number].insert(0, written[-1])
 
     until(lambda: all(client.synced for client in everybody))
     write("before")
-    getattr(fragile.server, end)()
+    getattr(party.server, end)()
     write("meanwhile")
-    fragile.server.restart()
+    party.server.restart()
     write("coming back")
     until(lambda: all(client.synced for client in everybody))
     write("after")
     length = sum(map(len, written))
     until(lambda: all(client.length == length for client in everybody))
-    text = text_of(*everybody)
-    assert text is not None
-    assert sorted(re.findall("<.*?>", text)) == sorted(written)
-    until(lambda: all(client.saved for client in everybody))
+    # 3.1-rc waits for ever for what is in the log, but whose confirmation was lost with
+    # the server: it hears that we have it, and does not count that.
+    waiting = ["3.1-rc"] if end == "kill" else []
+    until(lambda: {c.kind for c in everybody if not c.saved} <= {*waiting})
+    texts = {kind: text_of(*group) for kind, group in groups.items()}
+    for text in texts.values():
+        assert text is not None
+        assert sorted(re.findall("<.*?>", text)) == sorted(written)
 
-    fragile.server.terminate()
+    party.server.terminate()
     for client in everybody:
         client.destroy()
-    fragile.server.restart()
-    reader = fragile.open()
-    until(lambda: reader.synced)
-    assert reader.text == text
+    party.server.restart()
+    for kind, text in texts.items():
+        reader = party.open(kind, kind)
+        until(lambda: reader.synced)  # noqa: B023
+        assert reader.text == text
 
 
-def test_a_graceful_stop_tells_clients_to_come_back(fragile: Party) -> None:
-    ann = fragile.open()
-    ann.append("x")
-    until(lambda: ann.saved)
-    assert fragile.server.terminate() == 0
-    until(lambda: "disconnected" in ann.events)
-    assert "closed 1012" in ann.events
-    assert "gave up" not in " ".join(ann.events)
-    fragile.server.restart()
-    until(lambda: ann.synced)
+def test_a_graceful_stop_tells_clients_to_come_back(fragile_mixed: Fragile) -> None:
+    party = fragile_mixed
+    everybody = [party.open(kind=kind) for kind in KINDS]
+    everybody[0].append("x")
+    until(lambda: all(client.text == "x" for client in everybody))
+    assert party.server.terminate() == 0
+    until(lambda: not any(client.connected for client in everybody))
+    for client in everybody:
+        assert "closed 1012" in client.events
+        assert "gave up" not in " ".join(client.events)
+    party.server.restart()
+    until(lambda: all(client.synced for client in everybody))
 
 
+# Hocuspocus' sockets have other bytes; tests/test_interop_hocuspocus.py has them.
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
 def test_bytes_that_are_no_message_end_the_connection_for_good(party: Party) -> None:
     ann, bob = party.open(), party.open()
     until(lambda: ann.synced and bob.synced)
-    ann.run("provider.ws.send(new Uint8Array([9, 9, 9]))")
+    ann.send(b"\x09\x09\x09")
     until(lambda: "closed 4400" in ann.events)
-    bob.run("provider.ws.send(new Uint8Array([0, 2, 3, 1, 1, 1]))")
+    bob.send(b"\0\2\3\1\1\1")
     until(lambda: "closed 4422" in bob.events)
-    if party.kind.startswith("3.1"):
+    if party.kind in ("3.1", "3.1-native"):
         until(lambda: ann.events[-1] == "gave up 4400")
         until(lambda: bob.events[-1] == "gave up 4422")
     else:

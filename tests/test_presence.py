@@ -287,6 +287,19 @@ def test_a_client_that_was_announced_as_gone_hears_it_and_announces_itself() -> 
     assert after.owned == (1,)
 
 
+def test_who_comes_back_at_the_clock_of_its_departure_can_be_told() -> None:
+    people: Presence[Someone] = Presence()
+    before = Someone()
+    people.apply(says((1, 5, "{}")), before)
+    assert people.departure(says((1, 5, "{}"))) is None
+    people.remove(people.orphan(before, 10.0), 15.0)
+    assert people.departure(says((1, 5, "{}"))) == says((1, 5, "null"))
+    for other in (says((1, 6, "{}")), says((1, 4, "{}")), says((2, 5, "{}"))):
+        assert people.departure(other) is None
+    assert people.departure(says((1, 5, "null"))) is None
+    assert people.departure(says((1, 5, "{}"), (2, 1, "{}"))) is None
+
+
 def test_one_who_was_behind_hears_of_its_departure_too() -> None:
     people: Presence[Someone] = Presence()
     before, after = Someone(), Someone()

@@ -27,6 +27,7 @@ from collab.messages import (
     Message,
     Presence,
     QueryPresence,
+    Stateless,
     SyncStep1,
     SyncStep2,
     Token,
@@ -411,6 +412,17 @@ def test_who_may_write_again_does(server: Server) -> None:
     assert bob.hears() == [Update(FIRST)]
 
 
+# What the application says.
+
+
+def test_only_who_understands_the_application_hears_it(server: Server) -> None:
+    ann, bob = server.guests(2)
+    ann.session.talks = True
+    server.room.tell(Stateless("hello"))
+    assert ann.hears() == [Stateless("hello")]
+    assert bob.hears() == []
+
+
 # Checkpoints.
 
 
@@ -444,6 +456,15 @@ def test_what_was_written_offline_comes_before_a_checkpoint_is_confirmed(
     assert ann.hears() == [Checkpoint(b"\x00")]
     server.save()
     assert ann.hears()[-1] == Checkpoint(b"\x05")
+
+
+def test_who_wrote_and_may_not_is_confirmed_nothing_more(server: Server) -> None:
+    ann = server.guest()
+    ann.session.reader = True
+    ann.says(SyncStep2(b"\x00\x00"), Checkpoint(b"\x01"))
+    assert ann.hears()[-1] == Checkpoint(b"\x01")
+    ann.says(Update(FIRST), Checkpoint(b"\x02"))
+    assert ann.hears() == [Token("read-only"), Checkpoint(b"\x01")]
 
 
 def test_only_so_many_checkpoints_wait(server: Server) -> None:

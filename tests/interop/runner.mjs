@@ -2,101 +2,174 @@
 // line, `{id, op, ...}`, and one answer per request, `{id, answer}` or `{id, failed}`.
 
 import { createInterface } from "node:readline";
-import WS from "ws";
-import * as awarenessProtocol from "y-protocols/awareness";
-import * as y1 from "y-websocket-1";
-import * as y2 from "y-websocket-2";
-import * as y3 from "y-websocket-3";
-import * as Y from "yjs";
+import { format } from "node:util";
+import { kinds, openSocket } from "./providers.mjs";
 
-const providers = { 1: y1, 2: y2, 3: y3 };
-const sockets = { ws: WS, native: globalThis.WebSocket };
 const clients = new Map();
+const sockets = new Map();
+
+/** What went wrong where nobody caught it, as in a provider that hears a message. */
+const errors = [];
+process.on("uncaughtException", (error) => errors.push(String(error?.stack ?? error)));
+process.on("unhandledRejection", (error) => errors.push(String(error?.stack ?? error)));
+
+/** What providers tell the console. */
+const said = [];
+for (const level of ["log", "info", "warn", "error"]) {
+  console[level] = (...things) => said.push(`${level} ${format(...things)}`);
+}
 
 /** A WebSocket class that notes what goes over the wire, and when. */
-function recording(Socket, frames) {
+function recording(Socket, { frames, opened, closed }) {
+  const bytes = (data) => (typeof data === "string" ? Buffer.from(data) : new Uint8Array(data));
   return class extends Socket {
     constructor(url, protocols) {
       super(url, protocols);
       frames.push({ at: performance.now(), way: "new", url: String(url) });
+      opened.push(this);
       this.addEventListener("message", ({ data }) => {
-        frames.push({ at: performance.now(), way: "in", data: new Uint8Array(data) });
+        frames.push({ at: performance.now(), way: "in", data: bytes(data) });
       });
+      this.addEventListener("close", ({ code }) => closed.forEach((tell) => tell(code)));
     }
 
     send(data) {
-      frames.push({ at: performance.now(), way: "out", data: new Uint8Array(data) });
+      frames.push({ at: performance.now(), way: "out", data: bytes(data) });
       super.send(data);
     }
   };
 }
 
+function newRecord(kind) {
+  const record = { frames: [], opened: [], closed: [] };
+  return { ...record, Socket: recording(kinds[kind].Socket, record) };
+}
+
+/** Open a Hocuspocus socket, over which several documents can be opened. */
+function socket({ socket, kind, url, options }) {
+  const record = newRecord(kind);
+  const provider = openSocket(kind, { url, Socket: record.Socket, options });
+  sockets.set(socket, { ...record, provider });
+}
+
 /** Open a document with one of the providers. */
-function open({ client, clientID, version, socket, url, name, options, persisted }) {
-  const doc = new Y.Doc();
+function open(request) {
+  const { client, kind, url, name, clientID, persisted, token, tokenIs, options } = request;
+  const { Y, Awareness, newDoc, open } = kinds[kind];
+  const doc = newDoc();
   if (clientID !== undefined) doc.clientID = clientID;
   if (persisted !== undefined) Y.applyUpdate(doc, Buffer.from(persisted, "base64"));
-  const frames = [];
+  const { awareness: present = true, ...rest } = options;
+  const awareness = new Awareness(doc);
+  if (!present) awareness.setLocalState(null);
+  const shared = sockets.get(request.socket);
+  const record = shared ?? newRecord(kind);
   const events = [];
-  const { awareness = true, ...rest } = options;
-  const presence = new awarenessProtocol.Awareness(doc);
-  if (!awareness) presence.setLocalState(null);
-  const provider = new providers[version].WebsocketProvider(url, name, doc, {
-    WebSocketPolyfill: recording(sockets[socket], frames),
-    awareness: presence,
-    disableBc: true,
-    ...rest,
+  const note = (event) => event === events.at(-1) || events.push(event);
+  const tell = (code) => events.push(`closed ${code}`);
+  record.closed.push(tell);
+  const access = { token };
+  const shapes = { string: token, function: () => access.token, promise: async () => access.token };
+  const handle = open({
+    url,
+    name,
+    doc,
+    awareness,
+    present,
+    note,
+    Socket: record.Socket,
+    frames: record.frames,
+    shared: shared?.provider,
+    token: token === undefined ? undefined : shapes[tokenIs],
+    options: rest,
   });
-  provider.on("status", ({ status }) => events.push(status));
-  provider.on("connection-close", (event) => events.push(`closed ${event?.code ?? "here"}`));
-  provider.on("closed", ({ code }) => events.push(`gave up ${code}`));
-  clients.set(client, { doc, provider, awareness: presence, frames, events, kept: {} });
+  if (request.writes !== undefined) doc.getText("text").insert(0, request.writes);
+  clients.set(client, { Y, doc, awareness, handle, events, record, tell, access, kept: {} });
 }
 
 /** Run a piece of code with a client's things in reach; its value is the answer. */
 function run({ client, code, values }) {
-  const { frames, ...rest } = clients.get(client);
-  const reach = { Y, frames, ...rest, ...values, echoed: () => echoed(frames) };
+  const { Y, doc, awareness, handle, events, record, kept } = clients.get(client);
+  const { frames } = record;
+  const things = { Y, doc, awareness, provider: handle.provider, events, frames, kept };
+  const reach = { ...things, socket: record.opened.at(-1), ...values };
   return new Function(...Object.keys(reach), code)(...Object.values(reach));
 }
 
-/** How many updates came back to who sent them; whether all of this connection did. */
-function echoed(frames) {
-  const sync = frames.filter(({ way, data }) => way === "new" || data[0] === 0);
-  const update = ({ data }) => Buffer.from(data.subarray(2)).toString("base64");
-  const sent = sync.filter(({ way, data }) => way === "out" && data[1] > 0);
-  const heard = sync.filter(({ way, data }) => way === "in" && data[1] === 2);
-  const back = new Set(heard.map(update));
-  const opened = sync.findLast(({ way }) => way === "new")?.at;
-  const last = sent.filter(({ at }) => at >= opened);
-  return {
-    back: sent.filter((frame) => back.has(update(frame))).length,
-    saved: last.length > 0 && last.every((frame) => back.has(update(frame))),
-  };
+/** Let a client do something in its own way: `connect`, `disconnect`, `retry`, `say`. */
+async function act({ client, what, values }) {
+  await clients.get(client).handle[what](...values);
+}
+
+/** Whether all that a client wrote is saved, as its provider tells it. */
+function saved({ client }) {
+  return clients.get(client).handle.saved();
+}
+
+/** How many edits of a client that was never offline it was told are saved. */
+function acknowledged({ client }) {
+  return clients.get(client).handle.acknowledged();
+}
+
+/** Change the token that a client gives from now on. */
+function renew({ client, token }) {
+  const { access, handle } = clients.get(client);
+  access.token = token;
+  handle.renew();
+}
+
+/** Whether the socket is open. */
+function connected({ client }) {
+  return clients.get(client).record.opened.at(-1)?.readyState === 1;
 }
 
 /** The socket (of `ws`) dies without a goodbye; the provider tries again. */
 function breakOff({ client }) {
-  clients.get(client).provider.ws.terminate();
+  clients.get(client).record.opened.at(-1).terminate();
 }
 
 /** The socket dies without a goodbye, and without another try. */
 function die({ client }) {
-  const { provider } = clients.get(client);
-  provider.shouldConnect = false;
-  provider.ws.terminate();
+  const { handle, record } = clients.get(client);
+  handle.rest();
+  record.opened.at(-1).terminate();
 }
 
 /** Free a client, as an application does that closes a document. */
 function destroy({ client }) {
-  const { provider, awareness, doc } = clients.get(client);
+  const { handle, awareness, doc, record, tell } = clients.get(client);
   clients.delete(client);
-  provider.destroy();
+  handle.destroy();
   awareness.destroy();
   doc.destroy();
+  record.closed.splice(record.closed.indexOf(tell), 1);
 }
 
-const operations = { open, run, breakOff, die, destroy };
+/** Free a shared socket. */
+function destroySocket({ socket }) {
+  sockets.get(socket).provider.destroy();
+  sockets.delete(socket);
+}
+
+/** How often a shared socket was opened. */
+function opened({ socket }) {
+  return sockets.get(socket).opened.length;
+}
+
+/** What went wrong since this was asked. */
+function takeErrors() {
+  return errors.splice(0);
+}
+
+/** What the console showed since this was asked. */
+function takeSaid() {
+  return said.splice(0);
+}
+
+const operations = {
+  ...{ socket, open, run, act, saved, acknowledged, renew, connected, breakOff, die, destroy },
+  ...{ destroySocket, opened, takeErrors, takeSaid },
+};
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line);

@@ -19,3 +19,9 @@ def history(name: str) -> list[bytes]:
 def presence(number: int) -> bytes:
     """A recorded awareness update."""
     return bytes.fromhex(YJS["presence"][number])
+
+
+HOCUSPOCUS: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "hocuspocus.json").read_text(encoding="utf-8")
+)
+"""``record_hocuspocus.mjs``: what providers say, by what happened to them."""
