@@ -17,6 +17,7 @@ from . import wire
 from .auth import Visitor
 from .channel import Channel
 from .connection import (
+    MAX_UNADMITTED,
     PATIENCE,
     Connection,
     Encodings,
@@ -61,10 +62,6 @@ MAX_WAITING = 1024 * 1024
 WAITING = 150
 """Bytes of memory that a message takes that waits, besides its own."""
 
-MAX_UNADMITTED = 1024 * 1024
-"""Bytes that are ignored because they are for what the client may not open, while there
-is nothing that it may; above it is closed."""
-
 YJS_HINT = "y-websocket connects to /ws/NAME"
 
 _TOKEN, _LEFT, _STEP1 = b"\x02", b"\x07", b"\x00\x00"
@@ -104,6 +101,7 @@ class AddressedConnection:
     """A client of many documents, which its messages name."""
 
     __slots__ = (
+        "_closed",
         "_drained",
         "_encodings",
         "_ignored",
@@ -131,6 +129,8 @@ class AddressedConnection:
         """Whether it is version 4 or newer."""
         self._muted = False
         """Whether the transport is gone."""
+        self._closed = False
+        """Whether it has left: nothing more is taken."""
         self._waiting = 0
         """Bytes in the inboxes of all places."""
         self._relieved: asyncio.Event | None = None
@@ -211,6 +211,8 @@ class AddressedConnection:
     async def _receive_drained(self, payload: bytes) -> None:
         while self._drained is not None:
             await self._drained.wait()
+        if self._closed:
+            return
         waiting = self.receive(payload)
         if waiting is not None:
             await waiting
@@ -235,8 +237,15 @@ class AddressedConnection:
     def _add(self, address: bytes) -> Place:
         place = Place(self.hub, address, self._seat(address))
         self.places[place.address] = place
-        place.session.dismiss = partial(self._fail, place)
+        self._watch(place)
         return place
+
+    def _watch(self, place: Place) -> None:
+        """Be told when a place is taken away, if there is somebody to tell."""
+        if self._muted:
+            place.mute()
+        else:
+            place.session.dismiss = partial(self._fail, place)
 
     def _seat(self, address: bytes) -> Session:
         transport = self._transport
@@ -261,21 +270,19 @@ class AddressedConnection:
         try:
             await self._try(place, work)
             until = loop.time() + SLICE
-            while inbox:
-                if self.places.get(place.address) is not place:
-                    break
-                payload, at = inbox.popleft()
-                self._free(len(payload) + WAITING)
-                await self._try(place, self._step(place, payload, at))
+            while inbox and self.places.get(place.address) is place:
                 if loop.time() > until:
                     await asyncio.sleep(0)
                     until = loop.time() + SLICE
+                payload, at = inbox.popleft()
+                self._free(len(payload) + WAITING)
+                await self._try(place, self._step(place, payload, at))
         finally:
             place.inbox = None
             self._free(sum([len(payload) + WAITING for payload, _ in inbox]))
         if place.leaving is not None:
             place.leave(place.leaving)
-        elif not self._muted:
+        elif not self._closed:
             self._take_again(place.address, inbox)
 
     def _take_again(self, address: bytes, inbox: Iterable[tuple[bytes, int]]) -> None:
@@ -388,7 +395,7 @@ class AddressedConnection:
         if place.room is not None:
             place.leave(goodbye=False)
             place.session = self._seat(place.address)
-            place.session.dismiss = partial(self._fail, place)
+            self._watch(place)
 
     def beat(self) -> bytes | None:
         """What to say as a sign of life.
@@ -424,10 +431,14 @@ class AddressedConnection:
 
     def drained(self) -> None:
         """Hear that the transport has room again."""
+        self._release()
+        self.hub.spawn(self._catch_up())
+
+    def _release(self) -> None:
+        """Let those go on who wait for the transport."""
         if self._drained is not None:
             self._drained.set()
             self._drained = None
-        self.hub.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
         while self._lagging and self._drained is None:
@@ -440,19 +451,18 @@ class AddressedConnection:
         self._muted = True
         for place in self.places.values():
             place.mute()
+        self._release()  # It will not drain any more.
 
     def close(self, goodbye: bool) -> None:
         """Leave all rooms, each once it has taken what waits for it."""
-        self._muted = True
+        self._muted = self._closed = True
         for place in self.places.values():
             if place.inbox is None:
                 place.leave(goodbye)
             else:
                 place.leaving = goodbye
                 place.mute()
-        if self._drained is not None:
-            self._drained.set()
-            self._drained = None
+        self._release()
 
     def receive_text(self, payload: bytes) -> None:
         """Take a text message: there is none."""

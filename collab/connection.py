@@ -40,6 +40,10 @@ it: those before 3.1 are back 100 ms later, for ever."""
 PATIENCE = 3
 """Heartbeats without a document, after which a client is closed: about a minute."""
 
+MAX_UNADMITTED = 1024 * 1024
+"""Bytes that are ignored because they are for what the client may not open, while there
+is nothing that it may; above it is closed."""
+
 HOCUSPOCUS_HINT = "Hocuspocus 2 and newer connect to /ws, without a name"
 
 
@@ -136,7 +140,15 @@ def document_name(path: str) -> str | None:
 class NamedConnection:
     """A client of one document, which its URL names: y-websocket, Hocuspocus 1."""
 
-    __slots__ = ("_silence", "channel", "denied", "hub", "visitor")
+    __slots__ = (
+        "_closed",
+        "_ignored",
+        "_silence",
+        "channel",
+        "denied",
+        "hub",
+        "visitor",
+    )
 
     def __init__(
         self,
@@ -152,8 +164,11 @@ class NamedConnection:
         self.channel = Channel(hub, name, yjs.decode, session)
         self.denied: AccessDenied | None = None
         """Why it isn't let in, unless its first message has a token."""
+        self._ignored = 0
         self._silence = 0
         """Heartbeats without being let in."""
+        self._closed = False
+        """Whether it has left, perhaps while it was being let in."""
 
     def open(self) -> Awaitable[None] | None:
         """Enter the room; an awaitable if that takes a while."""
@@ -177,7 +192,9 @@ class NamedConnection:
         await self._enter(grant)
 
     async def _enter(self, grant: Grant) -> None:
-        self.channel.join(await self.hub.enter(self.channel.name), grant)
+        room = await self.hub.enter(self.channel.name)
+        if not self._closed:
+            self.channel.join(room, grant)
 
     async def _deny(self, error: AccessDenied) -> None:
         # The first is for y-websocket, which writes it to the console; the second for
@@ -192,7 +209,11 @@ class NamedConnection:
         if payload[:2] == b"\x02\x00":
             return self._authenticate(payload)
         if self.denied is not None:
-            return self._deny(self.denied)
+            self._ignored += len(payload)
+            if payload[:2] == b"\x00\x00" or self._ignored > MAX_UNADMITTED:
+                return self._deny(self.denied)
+            # It fetches its token: what it says meanwhile comes again.
+            return None
         try:
             return self.channel.receive(payload, 0)
         except ProtocolError:
@@ -214,9 +235,8 @@ class NamedConnection:
         if self.channel.room is not None:
             self.channel.regrant(grant)
         else:
-            room = await self.hub.enter(self.channel.name)
             self.channel.session.send(Admitted(reader=False))
-            self.channel.join(room, grant)
+            await self._enter(grant)
 
     def receive_text(self, payload: bytes) -> None:
         """Take a text message: what an application of y-partyserver says."""
@@ -255,6 +275,7 @@ class NamedConnection:
 
     def close(self, goodbye: bool) -> None:
         """Leave the room."""
+        self._closed = True
         self.channel.leave(goodbye)
 
     @property

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from pycrdt import Text
 
-from collab.addressed import MAX_UNADMITTED, MAX_WAITING, AddressedConnection
+from collab.addressed import MAX_WAITING, AddressedConnection
 from collab.asgi import ENCODINGS
 from collab.auth import Access, Attempt, Grant, Visitor
-from collab.connection import PATIENCE
+from collab.connection import MAX_UNADMITTED, PATIENCE
+from collab.dialects.hocuspocus import MAX_ADDRESS
 from collab.errors import (
     AccessDenied,
+    BadName,
     CollabError,
     DocumentGone,
     NothingOpened,
@@ -290,6 +292,23 @@ async def test_who_leaves_and_comes_back_while_it_waits_has_a_new_place(
     assert len(guarded.rooms["d"]) == 0
 
 
+async def test_who_leaves_and_comes_back_is_heard_in_order(
+    guarded: Hub, keeper: Doorkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it speaks while others have their turn."""
+    monkeypatch.setattr("collab.addressed.SLICE", -1.0)
+    keeper.slow["write:ann"] = asyncio.Event()
+    ann = Client(guarded)
+    ann.begin("d", token("write:ann"), LEAVING, token("write:bob"), step1())
+    place = ann.connection.places[b"d"]
+    keeper.slow["write:ann"].set()
+    await until(lambda: ann.connection.places.get(b"d") is not place)
+    ann.begin("d", edit(FIRST))
+    await until(lambda: b"\x01d" + SAVED in ann.writes)
+    greeting = [ADMITTED, step1(), step2(NOTHING)]
+    assert ann.hears("d") == [ADMITTED, DETACHED, *greeting, SAVED]
+
+
 async def test_small_messages_that_wait_are_not_free(
     guarded: Hub, keeper: Doorkeeper
 ) -> None:
@@ -390,6 +409,24 @@ async def test_who_asks_with_its_new_token_is_answered_once(guarded: Hub) -> Non
     ann.hears("d")
     await ann.say("d", token("write:ann"), step1())
     assert ann.hears("d") == [ADMITTED, step1(), step2(NOTHING)]
+
+
+@pytest.mark.parametrize("version", ["4.8.0", ""])
+async def test_what_is_written_before_the_token_is_known_opens_nothing(
+    guarded: Hub, keeper: Doorkeeper, version: str
+) -> None:
+    """A provider that fetches its token sends what is typed meanwhile at once.
+
+    It begins anew afterwards: it asks, and says what it has.
+    """
+    ann = Client(guarded)
+    await ann.say("d", presence((7, 1, b"{}")), edit(FIRST))
+    assert ann.hears("d") == []
+    await ann.say("d", token("write:ann", version), step1())
+    assert ann.hears("d") == [ADMITTED, step1(), step2(NOTHING)]
+    await ann.say("d", step2(FIRST))
+    assert ann.hears("d") == [SAVED]
+    assert len(keeper.attempts) == 1
 
 
 async def test_who_says_nothing_of_a_token_is_denied_too(guarded: Hub) -> None:
@@ -582,6 +619,14 @@ async def test_names_are_what_the_application_says(hub: Hub, name: str) -> None:
     assert ann.hears(name) == [SAVED]
 
 
+async def test_addresses_that_are_much_too_long_are_not_kept(hub: Hub) -> None:
+    ann = Client(hub)
+    with pytest.raises(BadName):
+        ann.begin("d" * (MAX_ADDRESS + 1), token())
+    assert ann.connection.places == {}
+    assert ann.writes == []
+
+
 async def test_more_documents_than_one_may_have_are_denied(hub: Hub) -> None:
     ann = Client(hub)
     for number in range(5):
@@ -751,6 +796,27 @@ async def test_answers_wait_while_the_transport_is_full(guarded: Hub) -> None:
     await reading
     await ann.settle("d")
     assert ann.hears("d") == [denied()]
+
+
+@pytest.mark.parametrize("end", ["mute", "close"])
+async def test_who_goes_while_its_answer_waits_is_nowhere(hub: Hub, end: str) -> None:
+    ann = Client(hub)
+    ann.connection.filled()
+    waiting = ann.connection.receive(b"\x01d" + token())
+    assert waiting is not None
+    reading = asyncio.ensure_future(waiting)
+    await asyncio.sleep(0)
+    if end == "mute":
+        ann.connection.mute()
+    else:
+        ann.connection.close(goodbye=True)
+    async with asyncio.timeout(60):
+        await reading
+    await ann.settle("d")
+    ann.connection.close(goodbye=True)
+    await asyncio.sleep(0)
+    assert sum(map(len, hub.rooms.values())) == 0
+    assert ann.writes == []
 
 
 async def _no() -> None:

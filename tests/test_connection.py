@@ -211,7 +211,19 @@ async def test_a_token_may_come_in_the_first_message(guarded: Hub) -> None:
     assert guarded.rooms["d"].document.state_vector() == vector({1: 1})
 
 
-@pytest.mark.parametrize("payload", [b"\x02\x00\x05wrong", step1(), edit(FIRST)])
+async def test_what_is_written_before_the_token_is_known_waits_for_nothing(
+    guarded: Hub,
+) -> None:
+    """Hocuspocus 1 sends what is typed while it fetches its token."""
+    transport = Wire()
+    connection = await visit(guarded, transport)
+    await say(connection, edit(FIRST))
+    await say(connection, presence((7, 1, b"{}")))
+    await say(connection, b"\x02\x00\x05write")
+    assert transport.writes == [b"\x02\x02", step1()]
+
+
+@pytest.mark.parametrize("payload", [b"\x02\x00\x05wrong", step1()])
 async def test_whose_first_message_opens_nothing_is_closed(
     guarded: Hub, payload: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +295,23 @@ async def test_who_speaks_as_hocuspocus_does_is_told_where_that_is_spoken(
         connection.receive(b"\x08document\x02\x00\x00\x054.8.0")
     with pytest.raises(ProtocolError, match="not a y-protocols message"):
         connection.receive(b"\x63")
+
+
+async def test_who_is_sent_away_while_being_let_in_is_nowhere(hub: Hub) -> None:
+    decided = asyncio.Event()
+
+    async def decide(attempt: Attempt) -> Grant:
+        await decided.wait()
+        return Grant()
+
+    hub.door.authorize = decide
+    connection = NamedConnection(hub, "d", Plain(), Wire(), Visitor("somebody"))
+    entering = asyncio.ensure_future(connection.open() or asyncio.sleep(0))
+    await asyncio.sleep(0)
+    connection.close(goodbye=False)
+    decided.set()
+    await entering
+    assert sum(map(len, hub.rooms.values())) == 0
 
 
 # Large documents and updates: the room is busy, and what is said meanwhile waits.

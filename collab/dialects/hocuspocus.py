@@ -55,14 +55,20 @@ PONG = b"\x0a"
 MAX_SESSION = 64
 """Bytes of the session in an address; providers make some 11 of them."""
 
+MAX_ADDRESS = 1024
+"""Bytes of an address that is answered: whose isn't a name is remembered as denied."""
+
 
 def read_address(payload: bytes) -> tuple[bytes, int]:
     """Read to which address a payload goes; return it and the offset behind it.
 
     Raises:
-        ProtocolError: If it is longer than what is there.
+        ProtocolError: If it is longer than what is there, or much too long.
     """
-    return wire.read_data(payload, 0)
+    address, at = wire.read_data(payload, 0)
+    if len(address) > MAX_ADDRESS:
+        raise BadName(f"address of {len(address)} bytes")
+    return address, at
 
 
 def read_name(address: bytes) -> str:
