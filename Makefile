@@ -61,9 +61,10 @@ style: setup ## ruff: rules and format
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
-types: setup web/demo/node_modules/.ready ## mypy and tsc
+types: setup $(call packages,web/* examples/*) ## mypy and tsc
 	$(PY) -m mypy
 	cd web/demo && npm run --silent check
+	cd examples/editors && npm run --silent check
 
 check: style types ## style and types
 
@@ -73,7 +74,7 @@ browser: setup
 databases: setup ## PostgreSQL and MariaDB for the tests
 	@$(PY) scripts/databases.py
 
-test: setup web browser databases check $(call packages,tests/*) ## check, then every test
+test: setup web browser databases check $(call packages,tests/* examples/*) ## check, then every test
 	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Request, expect
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from scripts.browser import from_playwright, installed
 from tests.node import BIN, ensure_modules, environment
@@ -74,6 +82,16 @@ def chromium() -> str:
     path = installed() or from_playwright()
     assert path is not None, "no Chromium; set COLLAB_CHROMIUM to its path"
     return path
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    path = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 class Visitor:
@@ -165,3 +183,20 @@ class Visitor:
         complaints = self.complaints + self.page.evaluate("window.violations")
         self.context.close()
         assert not complaints, complaints
+
+
+Visit = Callable[..., Visitor]
+
+
+@contextmanager
+def visiting(browser: Browser) -> Iterator[Visit]:
+    """Makes visitors. They leave at the end, and nothing bad may have happened."""
+    visitors: list[Visitor] = []
+
+    def visit(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, **options))
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        visitor.leave()

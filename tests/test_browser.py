@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from tests.applications import EXAMPLE
 from tests.applications import running as embedded
 from tests.interop import Clients, until
-from tests.pages import ARGUMENTS, Visitor, chromium, ensure_demo
+from tests.pages import Visit, Visitor, browsing, ensure_demo, visiting
 from tests.servers import Server, running
 from tests.test_tools import Tool
 
@@ -27,26 +26,14 @@ numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    ensure_demo()
-    path = chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
-    """Makes visitors. They leave at the end, and nothing bad may have happened."""
-    visitors: list[Visitor] = []
-
-    def visit(**options: Any) -> Visitor:
-        visitors.append(Visitor(browser, **options))
-        return visitors[-1]
-
-    yield visit
-    for visitor in visitors:
-        visitor.leave()
+def visit(browser: Browser) -> Iterator[Visit]:
+    with visiting(browser) as visit:
+        yield visit
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +46,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def name() -> str:
     return f"page-{next(numbers)}"
-
-
-Visit = Callable[..., Visitor]
 
 
 def same_text(*visitors: Visitor) -> str | None:
