@@ -62,9 +62,13 @@ MAX_WAITING = 1024 * 1024
 WAITING = 150
 """Bytes of memory that a message takes that waits, besides its own."""
 
+DENIAL = 512
+"""Of these bytes, how many it counts for to be denied: the application was asked, and
+there is a line in the log."""
+
 YJS_HINT = "y-websocket connects to /ws/NAME"
 
-_TOKEN, _LEFT, _STEP1 = b"\x02", b"\x07", b"\x00\x00"
+_TOKEN, _LEFT, _STEP1, _UPDATE = b"\x02", b"\x07", b"\x00\x00", b"\x00\x02"
 
 _OWN = AccessDenied | BadName | DocumentGone | QuotaExceeded | UpdateRejected
 """Errors that end a client's place in one document, and not its connection: to come
@@ -74,7 +78,7 @@ again would not help."""
 class Place(Channel):
     """A client's place in the document of one address."""
 
-    __slots__ = ("address", "inbox", "leaving", "lost")
+    __slots__ = ("address", "forgotten", "inbox", "leaving", "lost")
 
     def __init__(self, hub: Hub, address: bytes, session: Session) -> None:
         super().__init__(hub, "", hocuspocus.decode, session)
@@ -83,8 +87,18 @@ class Place(Channel):
         """What waits until it is done with something."""
         self.lost = False
         """Whether it was let out, or not in: until the next token nothing is taken."""
+        self.forgotten = 0
+        """How many acknowledgements it expects for what was not taken."""
         self.leaving: bool | None = None
         """Whether it leaves with a goodbye, once it has taken what waits."""
+
+    def forget(self, payload: bytes, at: int) -> None:
+        """Note what a message counts for that is not taken: see ``Session.asks``."""
+        kind = payload[at : at + 2]
+        if kind == _STEP1:
+            self.forgotten = 1
+        elif kind == _UPDATE:
+            self.forgotten += 1
 
     def _take(self, room: Room, message: Message) -> None:
         departure = None
@@ -191,10 +205,10 @@ class AddressedConnection:
                 # Not yet: an edit on a socket that was open may come before the token,
                 # and is in the answer to our question, too. Not any more: version 2
                 # tells of its absence once more when it has left.
-                self._ignore(payload)
+                self._ignore(len(payload))
                 return
             if len(self.places) >= self.hub.limits.documents:
-                self._ignore(payload)
+                self._ignore(len(payload))
                 error = QuotaExceeded("documents", self.hub.limits.documents)
                 self._say(address, Denied(error.reason))
                 return
@@ -204,8 +218,11 @@ class AddressedConnection:
                 self._begin(place, self._admit(place, Token("")), (payload, at))
                 return
         elif place.lost and kind not in (_TOKEN, _LEFT):
-            self._ignore(payload)
+            place.forget(payload, at)
+            self._ignore(len(payload))
             return
+        if kind == _TOKEN and place.room is None:
+            self._ignore(0)  # It may have been denied too often.
         self._begin(place, self._step(place, payload, at))
 
     async def _receive_drained(self, payload: bytes) -> None:
@@ -217,9 +234,9 @@ class AddressedConnection:
         if waiting is not None:
             await waiting
 
-    def _ignore(self, payload: bytes) -> None:
+    def _ignore(self, size: int) -> None:
         if not any(place.room for place in self.places.values()):
-            self._ignored += len(payload)
+            self._ignored += size
             if self._ignored > MAX_UNADMITTED:
                 raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
 
@@ -324,6 +341,8 @@ class AddressedConnection:
             waiting = place.receive(payload, at)
             if waiting is not None:
                 await waiting
+        else:
+            place.forget(payload, at)
 
     async def _admit(self, place: Place, token: Token) -> None:
         """Let somebody in, or go on with what their new token allows."""
@@ -349,6 +368,8 @@ class AddressedConnection:
             waiting = place.receive(b"\x00\x00\x01\x00", 0)
             if waiting is not None:
                 await waiting
+            place.session.awaited = place.forgotten
+        place.forgotten = 0
 
     def _asks(self, place: Place) -> bool:
         """Whether what waits has the question what there is."""
@@ -380,6 +401,8 @@ class AddressedConnection:
             return
         blame(error, place.name, self.visitor.peer)
         inside = place.room is not None
+        if not inside:
+            self._ignored += DENIAL
         self._expel(place)
         if isinstance(error, UpdateRejected):
             self._say(place.address, Refused())
@@ -394,6 +417,7 @@ class AddressedConnection:
         place.lost = True
         if place.room is not None:
             place.leave(goodbye=False)
+            place.forgotten = place.session.awaited
             place.session = self._seat(place.address)
             self._watch(place)
 
@@ -442,9 +466,12 @@ class AddressedConnection:
 
     async def _catch_up(self) -> None:
         while self._lagging and self._drained is None:
-            waiting = self._lagging.pop(0).catch_up()
+            place = self._lagging.pop(0)
+            waiting = place.catch_up()
             if waiting is not None:
                 await waiting
+                if self._drained is not None:  # Others have filled it meanwhile.
+                    self._lag(place)
 
     def mute(self) -> None:
         """Write nothing more."""

@@ -220,6 +220,7 @@ class _Socket:
             await self._close(self.failure)
 
     def _leave(self, spoke: int, goodbye: bool) -> None:
+        self.ended = True  # Whoever still fails has nothing to add.
         self.hub.remove(self, spoke)
         self.connection.close(goodbye)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from .auth import ANYBODY, Access, Grant
-from .errors import DocumentBroken, ProtocolError
+from .errors import CollabError, DocumentBroken, ProtocolError
 from .hub import Hub
 from .messages import (
     Admitted,
@@ -136,6 +136,7 @@ class Channel:
         more of it than others say in the second that this takes.
         """
         session, state_vector = self.session, question.state_vector
+        session.asks()
         if session.behind is not None:
             self._take(room, question)  # It is answered when the transport has drained.
             return
@@ -179,9 +180,14 @@ class Channel:
         return self._catch_up_later()
 
     async def _catch_up_later(self) -> None:
-        room = await self.hub.enter(self.name)
-        if self.room is room:
-            await self.hub.occupy(room, room.catch_up_steps(self.session))
+        session = self.session
+        try:
+            room = await self.hub.enter(self.name)
+            if self.room is room:
+                await self.hub.occupy(room, room.catch_up_steps(session))
+        except CollabError as exc:
+            # It would hear nothing any more, and not notice.
+            session.dismiss(exc)
 
     def mute(self) -> None:
         """Write nothing more: the transport is gone, but its last messages are here."""

@@ -16,7 +16,7 @@ transport drained, and then one diff from where it fell behind.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from . import wire
@@ -98,9 +98,9 @@ class Room:
         self.unsaved_size = 0
         """Bytes that wait for the log, repeats of what it doesn't have yet included."""
         self.saved_count = 0
-        self.acks: deque[tuple[int, Session, Message | None, int]] = deque()
-        """How many must be saved for whom to be told what, and the bytes that wait for
-        that."""
+        self.acks: deque[tuple[int, Session, Sequence[Message], int, int]] = deque()
+        """How many must be saved for whom to be told what, the bytes that wait for
+        that, and how often it had asked when it said them."""
 
         self.presence_due = 0.0
         self.orphans: deque[tuple[float, list[int]]] = deque()
@@ -118,7 +118,7 @@ class Room:
         if session.mutual:
             greeting.append(Admitted(session.reader))
         else:
-            greeting.append(session.ask(self.document.state_vector()))
+            greeting.append(SyncStep1(self.document.state_vector()))
         people = self.people.encode()
         if people is not None:
             greeting.append(Presence(people))
@@ -197,40 +197,40 @@ class Room:
         if session.reader:
             finish(self._edit_steps(message, session, None))
             return
-        receipt = self._receive_answer(message, session)
+        receipts = self._receive_answer(message, session)
         self._note(
-            message.update, session, receipt, *self.document.apply(message.update)
+            message.update, session, receipts, *self.document.apply(message.update)
         )
 
     def _edit_steps(
         self, message: Update | SyncStep2, session: Session, parsed: Parsed | None
     ) -> Generator[None, None, None]:
-        receipt = self._receive_answer(message, session)
+        receipts = self._receive_answer(message, session)
         update = message.update
         if not session.reader:
             done = yield from self.document.apply_steps(update, parsed)
-            self._note(update, session, receipt, *done)
-        elif receipt is None:
+            self._note(update, session, receipts, *done)
+        elif not receipts:
             return
         elif isinstance(message, SyncStep2) and (
             yield from self.document.has_steps(update, parsed)
         ):
             # An answer without news is no attempt to write.
-            self._note(update, session, receipt, Outcome.REPEATED, [])
+            self._note(update, session, receipts, Outcome.REPEATED, [])
         else:
             self._refuse(session)
 
     def _receive_answer(
         self, message: Update | SyncStep2, session: Session
-    ) -> Message | None:
+    ) -> list[Message]:
         """See to what an answer to our question means; return what acknowledges it."""
+        receipts: list[Message] = [Saved(message.update)]
         if isinstance(message, SyncStep2):
             # It has read our greeting. What it says of others from now on may be an
             # echo, even if it is the first thing it says of anybody.
-            session.introduced = True
-            if not session.answers():
-                return None
-        return Saved(message.update)
+            session.introduced = session.answered = True
+            receipts *= session.answers()
+        return receipts
 
     def _refuse(self, session: Session) -> None:
         """Tell a session that it may only read: once, if it doesn't count on it."""
@@ -245,7 +245,7 @@ class Room:
         the connection. What it wrote offline comes with its answer to our question.
         """
         count = self.saved_count + len(self.unsaved)
-        counts = session.introduced and not session.told  # What was refused never is.
+        counts = session.answered and not session.told  # What was refused never is.
         if counts and count == self.saved_count:
             session.mark = mark
             self.deliver(session, [Checkpoint(mark)])
@@ -254,17 +254,17 @@ class Room:
             session.send(Checkpoint(session.mark))
         if counts and session.marks < MAX_MARKS:  # It will come again.
             session.marks += 1
-            self.acks.append((count, session, Checkpoint(mark), 0))
+            self.acks.append((count, session, [Checkpoint(mark)], 0, session.asked))
 
     def _note(
         self,
         update: bytes,
         session: Session,
-        receipt: Message | None,
+        receipts: list[Message],
         outcome: Outcome,
         visible: list[bytes],
     ) -> None:
-        """See to what came of an update, which a receipt is to acknowledge."""
+        """See to what came of an update, which receipts are to acknowledge."""
         if self.document.culprit is not None:
             self.broken = True
         if outcome is not Outcome.REPEATED:
@@ -282,11 +282,11 @@ class Room:
         # A repeat is saved when what it repeats is: perhaps not yet.
         count = self.saved_count + len(self.unsaved)
         if count > self.saved_count:
-            self.acks.append((count, session, receipt, len(update)))
+            self.acks.append((count, session, receipts, len(update), session.asked))
             self.unsaved_size += len(update)
             self.wake(self, 0.0)
-        elif receipt is not None:
-            self.deliver(session, [receipt])
+        elif receipts:
+            self.deliver(session, receipts)
 
     def learn(self, update: bytes) -> None:
         """Take what another node has appended to the log.
@@ -320,13 +320,14 @@ class Room:
         self.wake(self, max(0.0, self.presence_due - now))
 
     def _reply(self, state_vector: bytes, session: Session) -> None:
+        session.asks()
         if session.behind is not None:
             wire.read_state_vector(state_vector)  # Complain now, if at all.
             session.wanted = state_vector
             return
         session.synced = True
         if session.mutual:
-            session.send(session.ask(self.document.state_vector(), in_return=True))
+            session.send(SyncStep1(self.document.state_vector()))
         if state_vector != b"\x00":
             diff = self.document.diff(state_vector)
             encoded = session.encoding.encode_state(SyncStep2(diff))
@@ -367,7 +368,7 @@ class Room:
             return
         session.synced = True
         if session.mutual:
-            session.send(session.ask(self.document.state_vector(), in_return=True))
+            session.send(SyncStep1(self.document.state_vector()))
         session.write(session.encoding.join([encoded]))
 
     def catch_up_steps(self, session: Session) -> Generator[None, None, None]:
@@ -398,7 +399,7 @@ class Room:
         for session in self.lacking:
             if session.lacking and session.behind is None:
                 session.lacking = False
-                session.send(session.ask(self.document.state_vector()))
+                session.send(SyncStep1(self.document.state_vector()))
         self.lacking.clear()
         if self.people.changed:
             if now >= self.presence_due:
@@ -453,9 +454,8 @@ class Room:
     def ask_for_tokens(self) -> None:
         """Have everybody say again who they are, who can be asked."""
         for sessions in self.sessions.values():
-            for session in sessions:
-                if session.mutual and session.behind is None:
-                    session.send(TokenWanted())
+            for session in [s for s in sessions if s.mutual and s.behind is None]:
+                session.send(TokenWanted())
 
     def expire(self, now: float) -> None:
         """Let go of those whose grace is over. To be called every second or so."""
@@ -479,13 +479,14 @@ class Room:
         self.saved_count += count
         acks: dict[Session, list[Message]] = {}
         while self.acks and self.acks[0][0] <= self.saved_count:
-            _, session, receipt, waiting = self.acks.popleft()
+            _, session, receipts, waiting, asked = self.acks.popleft()
             self.unsaved_size -= waiting
-            if isinstance(receipt, Checkpoint):
-                session.mark = receipt.mark
-                session.marks -= 1
-            if receipt is not None:
-                acks.setdefault(session, []).append(receipt)
+            for receipt in receipts:
+                if isinstance(receipt, Checkpoint):
+                    session.mark = receipt.mark
+                    session.marks -= 1
+            if receipts and asked == session.asked:  # Or it no longer expects them.
+                acks.setdefault(session, []).extend(receipts)
         for session, receipts in acks.items():
             self.deliver(session, receipts)
         return size
@@ -511,7 +512,7 @@ class Room:
             for session in sessions:
                 session.behind_version = -1
                 if session.behind is None:
-                    session.send(session.ask(document.state_vector()))
+                    session.send(SyncStep1(document.state_vector()))
 
     def dismiss(self, error: CollabError) -> None:
         """Send everybody away, and forget what isn't saved: nobody was told it is."""
@@ -564,10 +565,9 @@ class Room:
         if session.behind is None:
             return
         encoding = session.encoding
-        pieces, session.owed = session.owed, []
-        session.owed_size = 0
+        pieces = session.take_owed()
         if session.mutual and session.wanted is not None:
-            question = session.ask(self.document.state_vector(), in_return=True)
+            question = SyncStep1(self.document.state_vector())
             pieces.append(encoding.encode(question))
         session.behind = session.wanted = None
         if diff is not None:
@@ -581,7 +581,7 @@ class Room:
             pieces.append(encode(SyncStep2(diff)))
         if session.lacking:
             session.lacking = False
-            question = session.ask(self.document.state_vector())
+            question = SyncStep1(self.document.state_vector())
             pieces.append(encoding.encode(question))
         people = self.people.encode(session.behind_presence)
         if people is not None and session.behind_presence < self.people.version:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .errors import CollabError
-from .messages import Message, SyncStep1
+from .messages import Message, Saved
 
 
 class Encoding(Protocol):
@@ -40,6 +40,9 @@ class Session:
     """A client's seat in a room."""
 
     __slots__ = (
+        "answered",
+        "asked",
+        "awaited",
         "behind",
         "behind_presence",
         "behind_version",
@@ -51,9 +54,9 @@ class Session:
         "marks",
         "mutual",
         "owed",
+        "owed_before",
         "owed_size",
         "owned",
-        "pending",
         "probe",
         "reader",
         "synced",
@@ -88,9 +91,10 @@ class Session:
         self.mutual = mutual
         """Whether it is asked what it has when it asks, and not before, and counts what
         it hears of being saved: once for each update, and for its answer to that."""
-        self.pending: tuple[bool, ...] = ()
-        """Of the questions that a mutual session has not answered yet, whether it was
-        the first to ask."""
+        self.asked = 0
+        """How often a mutual session has asked."""
+        self.awaited = 0
+        """How many acknowledgements it expects for what it answers next."""
         self.mark = b"\x00"
         """The last checkpoint that was confirmed to it; version 0 at first."""
         self.marks = 0
@@ -99,9 +103,12 @@ class Session:
         """Whether it is known to understand messages of the application's own. Others
         complain of them; y-websocket 3.1.0-rc fails, and hears nothing from then on."""
         self.told = False
-        """Whether it was told that it may only read."""
+        """Whether it was told that something was not taken: it may only read."""
         self.owned: tuple[int, ...] = ()
         self.introduced = False
+        """Whether what it says of others' presence may be an echo."""
+        self.answered = False
+        """Whether it has said what it has."""
         self.synced = False
         """Whether it asked for the document, and was sent it."""
         self.lacking = False
@@ -113,20 +120,36 @@ class Session:
         self.wanted: bytes | None = None
         """The state vector it asked a diff for while it was behind."""
         self.owed: list[bytes] = []
+        self.owed_before = 0
+        """How many of these are from before it asked last."""
         self.owed_size = 0
 
-    def ask(self, state_vector: bytes, in_return: bool = False) -> SyncStep1:
-        """Note that it is asked what it has; return the message that does."""
-        if self.mutual:
-            self.pending += (in_return,)
-        return SyncStep1(state_vector)
+    def asks(self) -> None:
+        """Note that it asks what it lacks.
 
-    def answers(self) -> bool:
-        """Note that it has answered; return whether it counts on being told so."""
+        It forgets what it has counted then, and expects to be told one thing: that
+        what it answers is saved. Whatever it has sent before is in that.
+        """
+        if self.mutual:
+            self.asked += 1
+            self.awaited = 1
+            self.owed_before = len(self.owed)
+
+    def answers(self) -> int:
+        """Note that it has answered; return how often it expects to be told so."""
         if not self.mutual:
-            return True
-        in_return, self.pending = self.pending[:1], self.pending[1:]
-        return in_return == (True,)
+            return 1
+        awaited, self.awaited = self.awaited, 0
+        return awaited
+
+    def take_owed(self) -> list[bytes]:
+        """Take what it is owed, except acknowledgements that it no longer expects."""
+        owed, self.owed, self.owed_size = self.owed, [], 0
+        before, self.owed_before = self.owed_before, 0
+        if not before:
+            return owed
+        saved = self.encoding.encode(Saved(b""))
+        return [piece for piece in owed[:before] if piece != saved] + owed[before:]
 
     def send(self, *messages: Message) -> None:
         """Write messages at once."""

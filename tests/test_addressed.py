@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pycrdt import Text
 
-from collab.addressed import MAX_WAITING, AddressedConnection
+from collab.addressed import DENIAL, MAX_WAITING, AddressedConnection
 from collab.asgi import ENCODINGS
 from collab.auth import Access, Attempt, Grant, Visitor
 from collab.connection import MAX_UNADMITTED, PATIENCE
 from collab.dialects.hocuspocus import MAX_ADDRESS
+from collab.document import LARGE_STATE
 from collab.errors import (
     AccessDenied,
     BadName,
     CollabError,
+    DocumentBroken,
     DocumentGone,
     NothingOpened,
     ProtocolError,
@@ -30,6 +32,7 @@ from collab.hub import Hub
 from collab.limits import Limits
 from collab.store import Store
 from tests.peers import data, edit, insert, presence, step1, step2
+from tests.test_room import Cursed
 from tests.vectors import history
 
 FIRST, SECOND, THIRD, FOURTH = history("reorder")
@@ -255,6 +258,43 @@ async def test_each_time_a_client_asks_it_is_asked_and_only_that_is_counted(
     assert ann.hears("d") == [SAVED]
 
 
+async def test_who_asks_again_counts_from_one_and_only_the_last_answer(
+    hub: Hub,
+) -> None:
+    """Its count would be below what is unsaved, with version 2 for ever."""
+    ann = Client(hub)
+    await ann.open("d")
+    await ann.say("d", step1(), step1())
+    assert ann.hears("d") == [step1(), step2(NOTHING)] * 2
+    await ann.say("d", step2(NOTHING), step2(NOTHING))
+    assert ann.hears("d") == [SAVED]
+
+
+async def test_what_was_not_saved_when_a_client_asks_is_acknowledged_with_its_answer(
+    hub: Hub,
+) -> None:
+    """When it asks, it forgets how many it waits for, and waits for its answer."""
+    ann = Client(hub)
+    await ann.open("d")
+    ann.begin("d", edit(FIRST), edit(SECOND), step1(b"\x00"), edit(SECOND))
+    await ann.settle("d")
+    assert [heard for heard in ann.hears("d") if heard == SAVED] == [SAVED]
+    ann.begin("d", edit(THIRD), step2(NOTHING))
+    await ann.settle("d")
+    assert ann.hears("d") == [SAVED, SAVED]
+
+
+async def test_so_it_is_with_what_it_is_owed_while_it_does_not_read(hub: Hub) -> None:
+    ann = Client(hub)
+    await ann.open("d")
+    ann.connection.filled()
+    await ann.say("d", edit(FIRST), edit(SECOND))
+    await ann.say("d", step1(b"\x00"), edit(THIRD))
+    ann.connection.drained()
+    await until(lambda: ann.writes)
+    assert [heard for heard in ann.hears("d") if heard == SAVED] == [SAVED]
+
+
 async def test_a_client_says_that_it_leaves_a_document(hub: Hub) -> None:
     ann, bob = Client(hub), Client(hub)
     await ann.open("d")
@@ -401,6 +441,22 @@ async def test_who_is_denied_is_told_so_once_and_may_try_again(
     assert ann.hears("d") == [SAVED]
     assert [attempt.document for attempt in keeper.attempts] == ["e", "d", "d", "d"]
     assert ann.refusals == []
+
+
+async def test_what_was_forgotten_is_acknowledged_with_what_comes_again(
+    guarded: Hub,
+) -> None:
+    """It has counted its edits; if it has none, it counts on nothing."""
+    ann = Client(guarded)
+    await ann.open("d")
+    await ann.say("d", token("expired"), edit(FIRST), edit(SECOND), token("write:"))
+    assert ann.hears("d")[-2:] == [step1(), step2(NOTHING)]
+    await ann.say("d", step2(FIRST))
+    assert ann.hears("d") == [SAVED, SAVED]
+    await ann.say("d", token("expired"), token("write:"))
+    ann.hears("d")
+    await ann.say("d", step2(NOTHING), edit(SECOND))
+    assert ann.hears("d") == [SAVED]
 
 
 async def test_who_asks_with_its_new_token_is_answered_once(guarded: Hub) -> None:
@@ -710,6 +766,16 @@ async def test_what_is_ignored_is_bounded_while_nothing_is_open(guarded: Hub) ->
     bob.begin("d", *[paste] * 50)
 
 
+async def test_who_is_denied_over_and_over_is_sent_away(
+    guarded: Hub, keeper: Doorkeeper
+) -> None:
+    ann = Client(guarded)
+    with pytest.raises(QuotaExceeded):  # noqa: PT012
+        for _ in range(MAX_UNADMITTED // DENIAL + 2):
+            await ann.say("d", token("wrong"), LEAVING)
+    assert len(keeper.attempts) == MAX_UNADMITTED // DENIAL + 1
+
+
 # Signs of life.
 
 
@@ -782,6 +848,61 @@ async def test_documents_catch_up_in_turn_while_there_is_room(hub: Hub) -> None:
         await until(lambda: ann.writes)
         await asyncio.sleep(0)
         assert len(ann.hears(name)) == 1
+
+
+async def test_a_document_that_cannot_catch_up_holds_up_no_other(hub: Hub) -> None:
+    ann, bob = Client(hub), Client(hub)
+    for name in ("d", "e"):
+        await ann.open(name)
+        await bob.open(name)
+        await bob.say(name, edit(FIRST))
+        ann.hears(name)
+    ann.connection.filled()
+    for name in ("d", "e"):
+        await bob.say(name, edit(SECOND))
+    document = hub.rooms["d"].document
+    cursed = Cursed(b"encode")
+    cursed.doc.apply_update(FIRST)
+    document.doc = cast(Any, cursed)
+    document.size = LARGE_STATE + 1  # It is encoded in steps.
+    ann.connection.drained()
+    await until(lambda: ann.refusals and ann.writes)
+    await until(lambda: not ann.connection._lagging)
+    assert [message[:2] for message in ann.hears("e")] == [b"\x00\x01"]
+    # It would hear nothing more of the other, and nobody would notice.
+    assert [type(error) for error in ann.refusals] == [DocumentBroken]
+
+
+async def test_who_catches_up_while_the_transport_is_full_is_behind_again(
+    hub: Hub,
+) -> None:
+    ann, bob = Client(hub), Client(hub)
+    await ann.open("d")
+    await bob.open("d")
+    ann.connection.filled()
+    await bob.say("d", edit(FIRST))
+    room = hub.rooms["d"]
+    pause = asyncio.Event()
+
+    async def occupy() -> None:
+        await pause.wait()
+
+    room.busy = True
+    hub._occupied[room] = hub.spawn(occupy())
+    ann.connection.drained()
+    await asyncio.sleep(0)
+    ann.connection.filled()  # By what is said at another address.
+    pause.set()
+    room.busy = False
+    await until(lambda: ann.writes)
+    ann.writes.clear()
+    session = ann.connection.places[b"d"].session
+    await until(lambda: session.behind is not None)
+    await bob.say("d", edit(SECOND))
+    assert ann.writes == []
+    ann.connection.drained()
+    await until(lambda: ann.writes)
+    assert [message[:2] for message in ann.hears("d")] == [b"\x00\x01"]
 
 
 async def test_answers_wait_while_the_transport_is_full(guarded: Hub) -> None:

@@ -24,13 +24,15 @@ from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from collab import Collab, Limits
+from collab import Attempt, Collab, Limits
 from tests import servers
 from tests.applications import EXAMPLE, Uvicorn, running
 from tests.interop import KINDS, Clients, until
 from tests.peers import Editor, edit, enter, insert, read_data, step1
 
 numbers = itertools.count(1)
+
+CONNECT = {"type": "websocket.connect"}
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +250,33 @@ async def test_a_server_without_denial_responses_can_refuse(tmp_path: Path) -> N
             {"type": "websocket", "path": "/ws/\n", "headers": []}, receive, send
         )
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+async def test_who_is_being_closed_is_not_closed_again(tmp_path: Path) -> None:
+    """Its documents may fail one after the other."""
+    said = iter([b"\x01d\x02\x00\x00", b""])
+    failing = asyncio.Event()
+    sent: list[Message] = []
+
+    async def decide(attempt: Attempt) -> None:
+        await failing.wait()
+        raise RuntimeError
+
+    async def receive() -> Message:
+        return {"type": "websocket.receive", "bytes": next(said)} if sent else CONNECT
+
+    async def send(message: Message) -> None:
+        if message["type"] == "websocket.close":
+            failing.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        sent.append(message)
+
+    database = f"sqlite:///{tmp_path}/collab.db"
+    async with Collab(database, authorize=decide) as collab:
+        scope = {"type": "websocket", "path": "/ws", "headers": []}
+        await collab(scope, receive, send)
+    assert sent[-1]["code"] == 4400
 
 
 @pytest.mark.parametrize(

@@ -450,8 +450,8 @@ def test_what_was_written_offline_comes_before_a_checkpoint_is_confirmed(
 ) -> None:
     """A client says how far it is before it has answered what it has."""
     ann = server.guest()
-    ann.says(Checkpoint(b"\x05"))
-    assert ann.hears() == [Checkpoint(b"\x00")]
+    ann.says(Checkpoint(b"\x05"), Presence(says((1, 1, "{}"))), Checkpoint(b"\x05"))
+    assert ann.hears() == [Checkpoint(b"\x00")] * 2
     ann.says(SyncStep2(FIRST), Checkpoint(b"\x05"))
     assert ann.hears() == [Checkpoint(b"\x00")]
     server.save()
