@@ -52,7 +52,7 @@ from .messages import (
 )
 from .opening import SLICE
 from .room import Room
-from .session import Session
+from .session import MAX_RECEIPTS, Session
 
 logger = logging.getLogger("collab.addressed")
 
@@ -363,12 +363,12 @@ class AddressedConnection:
         if self._drained is not None:
             self._lag(place)
         if lost and not self._asks(place):
-            # What it asked before was forgotten.
+            # What it asked before was forgotten, and what it wrote.
             place.session.send(QueryPresence())
             waiting = place.receive(b"\x00\x00\x01\x00", 0)
             if waiting is not None:
                 await waiting
-            place.session.awaited = place.forgotten
+            place.session.awaited = min(place.forgotten, MAX_RECEIPTS)
         place.forgotten = 0
 
     def _asks(self, place: Place) -> bool:
@@ -416,8 +416,8 @@ class AddressedConnection:
         """End a place, but not the connection: a token may bring it back."""
         place.lost = True
         if place.room is not None:
+            place.forgotten = place.room.owed(place.session)
             place.leave(goodbye=False)
-            place.forgotten = place.session.awaited
             place.session = self._seat(place.address)
             self._watch(place)
 

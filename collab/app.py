@@ -134,8 +134,8 @@ class Collab:
     ) -> None:
         """Save what is unsaved, and close.
 
-        If the database fails, that is tried for 10 s. How many edits of which documents
-        are lost then is logged.
+        If the database fails, that is tried for 10 s from when the server was told to
+        stop. How many edits of which documents are lost then is logged.
         """
         await self.hub.close()
 

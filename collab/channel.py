@@ -53,7 +53,13 @@ class Channel:
         room = self.room
         assert room is not None
         self._note(grant)
-        room.deliver(self.session, [Admitted(self.session.reader)])
+        session = self.session
+        answer: list[Message] = [Admitted(session.reader)]
+        if session.missed and not session.reader:
+            # What was refused is not sent again unless we ask for it.
+            session.awaits_more(session.missed)
+            answer.append(SyncStep1(room.document.state_vector()))
+        room.deliver(session, answer)
         self._check_owed(room)
 
     def _note(self, grant: Grant) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from .auth import Authorize
 from .errors import CollabError
 from .handshake import Http
 from .history import Retention
+from .hub import LET_GO
 from .tools import COMMANDS
 from .tools.common import DATABASE, explained, history_option
 from .websocket import protocol_class
@@ -288,5 +290,21 @@ def _run(program: Program) -> None:
     if program.failure is not None:
         with explained():
             raise program.failure
-    if not program.finished:
-        sys.exit(1)
+    code = 0 if program.finished and not program.collab.hub.lost else 1
+    _leave_threads(code)
+    sys.exit(code)
+
+
+def _leave_threads(code: int) -> None:
+    """End at once if a thread waits for a database that does not answer.
+
+    Python would wait for it, for ever.
+    """
+    until = time.monotonic() + LET_GO
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(code)

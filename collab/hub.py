@@ -39,6 +39,12 @@ POLL = 2.0
 """Seconds after which we look, at the next tick, what others did to the documents that
 are open..."""
 
+SAVE_TIME = 10.0
+"""Seconds from when we are told to stop until we no longer try to save what is left."""
+
+LET_GO = 1.0
+"""Seconds for each thing after that which may wait for the database."""
+
 POLLED = 1000
 """...or after which, in milliseconds, if there are so many as that."""
 
@@ -108,6 +114,10 @@ class Hub:
         """Rooms that read what others have appended."""
         self._blocked: dict[Room, asyncio.Event] = {}
         self._draining: asyncio.Task[None] | None = None
+        self._drained_since: float | None = None
+        """When we were told to stop."""
+        self.lost = 0
+        """Edits that could not be saved in the end."""
         self._relieved = asyncio.Event()
         self._relieved.set()
 
@@ -128,35 +138,50 @@ class Hub:
         self._ticking = self._loop.call_later(1.0, self._tick)
 
     async def close(self) -> None:
-        """Save what is unsaved, then let go of everything."""
-        self.draining = True
+        """Save what is unsaved, then let go of everything.
+
+        A database that takes nothing, or does not answer at all, is tried only so long:
+        then :attr:`lost` says how many edits it does not have.
+        """
+        until = self._begin_to_stop() + SAVE_TIME
         self._ticking.cancel()
         for timer in self._later.values():
             timer.cancel()
         self._flush_ready()
-        try:
-            async with asyncio.timeout(10):
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
                 await self.journal.flush()
-        except TimeoutError:
-            for room in self.rooms.values():
-                count = len(room.unsaved)
-                if count:
-                    logger.error("%s: %d edits could not be saved", room.name, count)
         self.caretaker.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.journal.close()
-        if self._opener.run is not None:
-            # The next one is wary then, and nothing else.
-            with suppress(StoreError):
-                await self.in_thread(self._opener.run.end)
-        await self.in_thread(self.store.close)
+        await self.journal.close(LET_GO)
+        for room in self.rooms.values():
+            count = len(room.unsaved)
+            if count:
+                self.lost += count
+                logger.error("%s: %d edits could not be saved", room.name, count)
+        if self._opener.run is not None and not self.lost:
+            # Else the next one is wary, and nothing else.
+            await self._let_go(self._opener.run.end)
+        await self._let_go(self.store.close)
         self._readers.shutdown(wait=False)
+
+    async def _let_go(self, work: Callable[[], object]) -> None:
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LET_GO):
+                await self.in_thread(work)
+
+    def _begin_to_stop(self) -> float:
+        """Take nobody in from now on; return since when."""
+        self.draining = True
+        if self._drained_since is None:
+            self._drained_since = self._loop.time()
+        return self._drained_since
 
     async def drain(self) -> None:
         """Refuse new connections, and save all edits that have arrived."""
-        self.draining = True
+        self._begin_to_stop()
         if self._draining is None:
             self._draining = self.spawn(self._drain())
         await asyncio.shield(self._draining)

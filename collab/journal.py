@@ -16,6 +16,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -146,15 +147,18 @@ class Journal:
         while room.unsaved:
             await self._written.wait()
 
-    async def close(self) -> None:
+    async def close(self, patience: float) -> None:
         """Stop the threads. What could not be written by then is not in the log, and
-        is not tried again."""
+        is not tried again.
+
+        A thread that waits for the database for longer than some seconds is left to it.
+        """
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for writer in (self._writer, self._ward):
             if writer is not None:
-                await writer.close()
+                await writer.close(patience)
 
     def _schedule(self) -> None:
         """Commit when it is time; even an idle journal waits for the end of the tick,
@@ -320,23 +324,25 @@ class _Writer:
         self._loop = loop
         self._tell = done
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def write(self, batch: Batch) -> None:
         self._batches.put(batch)
 
-    async def close(self) -> None:
+    async def close(self, patience: float) -> None:
         self._batches.put(None)
-        await asyncio.to_thread(self._thread.join)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._ended.wait()
 
     def _work(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            outcomes = self._append([append for _, append in batch])
-            try:
+        with suppress(RuntimeError):  # The loop is closed: nobody is left to tell.
+            while (batch := self._batches.get()) is not None:
+                outcomes = self._append([append for _, append in batch])
                 self._loop.call_soon_threadsafe(self._tell, batch, outcomes)
-            except RuntimeError:  # The loop is closed: nobody is left to tell.
-                return
+            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _append(self, batch: Sequence[Append]) -> list[Outcome]:
         """Write documents together, or each alone so that a bad one stops nobody else.

@@ -197,10 +197,8 @@ class Room:
         if session.reader:
             finish(self._edit_steps(message, session, None))
             return
-        receipts = self._receive_answer(message, session)
-        self._note(
-            message.update, session, receipts, *self.document.apply(message.update)
-        )
+        receipts, update = self._receive_answer(message, session), message.update
+        self._note(update, session, receipts, *self.document.apply(update))
 
     def _edit_steps(
         self, message: Update | SyncStep2, session: Session, parsed: Parsed | None
@@ -218,7 +216,7 @@ class Room:
             # An answer without news is no attempt to write.
             self._note(update, session, receipts, Outcome.REPEATED, [])
         else:
-            self._refuse(session)
+            self._refuse(session, len(receipts))
 
     def _receive_answer(
         self, message: Update | SyncStep2, session: Session
@@ -232,8 +230,9 @@ class Room:
             receipts *= session.answers()
         return receipts
 
-    def _refuse(self, session: Session) -> None:
+    def _refuse(self, session: Session, count: int) -> None:
         """Tell a session that it may only read: once, if it doesn't count on it."""
+        session.missed += count
         if session.mutual or not session.told:
             session.told = True
             self.deliver(session, [Refused()])
@@ -491,6 +490,15 @@ class Room:
             self.deliver(session, receipts)
         return size
 
+    def owed(self, session: Session) -> int:
+        """How many acknowledgements a mutual session counts on, and hasn't had."""
+        waiting = [
+            len(receipts)
+            for _, author, receipts, _, asked in self.acks
+            if author is session and asked == session.asked
+        ]
+        return sum(waiting) + session.awaited + session.missed
+
     def deliver(self, session: Session, messages: list[Message]) -> None:
         """Send a session what it must not miss: later, if it is behind."""
         if session not in self.sessions.get(session.encoding, ()):
@@ -516,6 +524,9 @@ class Room:
 
     def dismiss(self, error: CollabError) -> None:
         """Send everybody away, and forget what isn't saved: nobody was told it is."""
+        for sessions in self.sessions.values():
+            for session in sessions:
+                session.missed = self.owed(session) - session.awaited
         self.unsaved.clear()
         self.acks.clear()
         self.unsaved_size = 0

@@ -8,6 +8,10 @@ from typing import Any, Protocol
 from .errors import CollabError
 from .messages import Message, Saved
 
+MAX_RECEIPTS = 10_000
+"""Of one answer. Who counts on more goes on taking something for unsaved, until it
+connects anew."""
+
 
 class Encoding(Protocol):
     """How messages look on one kind of transport, in one dialect.
@@ -52,6 +56,7 @@ class Session:
         "lacking",
         "mark",
         "marks",
+        "missed",
         "mutual",
         "owed",
         "owed_before",
@@ -95,6 +100,8 @@ class Session:
         """How often a mutual session has asked."""
         self.awaited = 0
         """How many acknowledgements it expects for what it answers next."""
+        self.missed = 0
+        """How many it expects for what was not taken, since it asked last."""
         self.mark = b"\x00"
         """The last checkpoint that was confirmed to it; version 0 at first."""
         self.marks = 0
@@ -133,7 +140,13 @@ class Session:
         if self.mutual:
             self.asked += 1
             self.awaited = 1
+            self.missed = 0
             self.owed_before = len(self.owed)
+
+    def awaits_more(self, count: int) -> None:
+        """Note that what it answers next has what was not taken before."""
+        self.awaited = min(self.awaited + count, MAX_RECEIPTS)
+        self.missed = 0
 
     def answers(self) -> int:
         """Note that it has answered; return how often it expects to be told so."""

@@ -589,7 +589,7 @@ async def test_a_new_token_changes_what_one_may(guarded: Hub) -> None:
     await ann.say("d", token("read:ann"), edit(FIRST))
     assert ann.hears("d") == [READER, REFUSED]
     await ann.say("d", token("write:ann"), edit(FIRST))
-    assert ann.hears("d") == [ADMITTED, SAVED]
+    assert ann.hears("d") == [ADMITTED, step1(), SAVED]
     await ann.say("d", token("expired"), edit(SECOND))
     assert ann.hears("d") == [denied("token has expired")]
     assert len(guarded.rooms["d"]) == 0
@@ -597,6 +597,53 @@ async def test_a_new_token_changes_what_one_may(guarded: Hub) -> None:
     assert ann.hears("d")[0] == ADMITTED
     await ann.say("d", edit(SECOND))
     assert ann.hears("d") == [SAVED]
+
+
+async def test_what_was_refused_is_asked_for_once_it_may_be_written(
+    guarded: Hub,
+) -> None:
+    """A provider counts each edit, and does not send it again by itself."""
+    ann = Client(guarded)
+    await ann.say("d", token("read:ann"), step1(), step2(NOTHING))
+    await ann.say("d", edit(FIRST), edit(SECOND))
+    assert ann.hears("d")[-2:] == [REFUSED, REFUSED]
+    await ann.say("d", token("read:ann"))
+    assert ann.hears("d") == [READER]
+    await ann.say("d", token("write:ann"), step2(FIRST))
+    assert ann.hears("d") == [ADMITTED, step1(), SAVED, SAVED]
+    await ann.say("d", token("write:ann"))
+    assert ann.hears("d") == [ADMITTED]
+
+
+async def test_what_was_written_without_access_is_counted_until_it_is_saved(
+    guarded: Hub,
+) -> None:
+    ann = Client(guarded)
+    await ann.say("d", token("expired"), step1(), edit(FIRST), edit(SECOND))
+    assert ann.hears("d") == [denied("token has expired")]
+    # It asked, which counts for one, and wrote twice.
+    await ann.say("d", token("write:ann"), step2(FIRST))
+    assert ann.hears("d")[-3:] == [SAVED] * 3
+    # Two that are on their way to the log, one that comes too late.
+    for message in (edit(SECOND), edit(THIRD), token("expired"), edit(THIRD)):
+        ann.begin("d", message)
+    await ann.settle("d")
+    heard = ann.hears("d")
+    missing = 3 - heard.count(SAVED)
+    await ann.say("d", token("write:ann"), step2(THIRD))
+    assert ann.hears("d").count(SAVED) == missing
+
+
+async def test_who_asks_again_counts_anew(guarded: Hub) -> None:
+    ann = Client(guarded)
+    await ann.say("d", token("expired"), edit(FIRST), edit(SECOND))
+    await ann.say("d", token("write:ann"))
+    # It asked before it heard our question, which was to be answered for two.
+    await ann.say("d", step1(), step2(FIRST), step2(NOTHING))
+    assert ann.hears("d").count(SAVED) == 1
+    await ann.say("d", token("expired"), edit(FIRST), edit(SECOND), step1())
+    await ann.say("d", token("write:ann"), step1(), step2(FIRST))
+    assert ann.hears("d").count(SAVED) == 1
 
 
 async def test_if_nobody_can_decide_the_client_may_come_again(

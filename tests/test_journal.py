@@ -113,7 +113,7 @@ async def opened(store: Store) -> AsyncIterator[Desk]:
     try:
         yield desk
     finally:
-        await desk.journal.close()
+        await desk.journal.close(60.0)
 
 
 async def until(happened: Callable[[], bool]) -> None:

@@ -97,7 +97,8 @@ class Clients(NodeProcess):
             token_is: What Hocuspocus' provider is given: a ``string``, a ``function``
                 that returns it, or one that returns a ``promise``.
             writes: What it writes at once, before anything can be heard.
-            options: The provider's own, and ``awareness``: whether it tells who it is.
+            options: The provider's own, and ``awareness``: whether it tells who it is,
+                and ``headers`` of the handshake, as a browser has cookies.
         """
         self.count += 1
         client = Client(self, self.count, kind)

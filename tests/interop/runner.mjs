@@ -19,12 +19,12 @@ for (const level of ["log", "info", "warn", "error"]) {
   console[level] = (...things) => said.push(`${level} ${format(...things)}`);
 }
 
-/** A WebSocket class that notes what goes over the wire, and when. */
-function recording(Socket, { frames, opened, closed }) {
+/** A WebSocket class that notes what goes over the wire, and when. It may have headers. */
+function recording(Socket, { frames, opened, closed }, headers) {
   const bytes = (data) => (typeof data === "string" ? Buffer.from(data) : new Uint8Array(data));
   return class extends Socket {
     constructor(url, protocols) {
-      super(url, protocols);
+      super(url, protocols, { headers });
       frames.push({ at: performance.now(), way: "new", url: String(url) });
       opened.push(this);
       this.addEventListener("message", ({ data }) => {
@@ -40,9 +40,9 @@ function recording(Socket, { frames, opened, closed }) {
   };
 }
 
-function newRecord(kind) {
+function newRecord(kind, headers) {
   const record = { frames: [], opened: [], closed: [] };
-  return { ...record, Socket: recording(kinds[kind].Socket, record) };
+  return { ...record, Socket: recording(kinds[kind].Socket, record, headers) };
 }
 
 /** Open a Hocuspocus socket, over which several documents can be opened. */
@@ -59,11 +59,11 @@ function open(request) {
   const doc = newDoc();
   if (clientID !== undefined) doc.clientID = clientID;
   if (persisted !== undefined) Y.applyUpdate(doc, Buffer.from(persisted, "base64"));
-  const { awareness: present = true, ...rest } = options;
+  const { awareness: present = true, headers, ...rest } = options;
   const awareness = new Awareness(doc);
   if (!present) awareness.setLocalState(null);
   const shared = sockets.get(request.socket);
-  const record = shared ?? newRecord(kind);
+  const record = shared ?? newRecord(kind, headers);
   const events = [];
   const note = (event) => event === events.at(-1) || events.push(event);
   const tell = (code) => events.push(`closed ${code}`);
