@@ -416,7 +416,7 @@ class AddressedConnection:
         """End a place, but not the connection: a token may bring it back."""
         place.lost = True
         if place.room is not None:
-            place.forgotten = place.room.owed(place.session)
+            place.forgotten = place.room.ledger.owed(place.session)
             place.leave(goodbye=False)
             place.session = self._seat(place.address)
             self._watch(place)

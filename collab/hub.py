@@ -157,7 +157,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close(LET_GO)
         for room in self.rooms.values():
-            count = len(room.unsaved)
+            count = len(room.ledger.unsaved)
             if count:
                 self.lost += count
                 logger.error("%s: %d edits could not be saved", room.name, count)
@@ -329,7 +329,7 @@ class Hub:
             while True:
                 await self.journal.flush_room(room)
                 stored, document = await self._opener.open(room.name)
-                if not room.unsaved:
+                if not room.ledger.unsaved:
                     room.position = stored.head
                     room.rebuilt(document)
                     return
@@ -376,7 +376,7 @@ class Hub:
         ready, self._ready = self._ready, {}
         now = self._loop.time()
         for room in ready:
-            before = len(room.unsaved)
+            before = len(room.ledger.unsaved)
             room.flush(now)
             if before:
                 self.journal.write(room)
@@ -392,7 +392,7 @@ class Hub:
         """Bytes that wait for the log, of documents that aren't ill."""
         ill = self.journal.ill
         rooms = self.rooms.values()
-        return sum([room.unsaved_size for room in rooms if room not in ill])
+        return sum([room.ledger.size for room in rooms if room not in ill])
 
     def _relieve(self) -> None:
         """Read again, if there is room for a while."""
@@ -403,8 +403,8 @@ class Hub:
     def _block(self, room: Room) -> None:
         """Take nothing more of a document that alone cannot be saved, for too long."""
         limit = self.limits.unsaved_size
-        size = room.unsaved_size
-        if size > limit / 4 or sum([i.unsaved_size for i in self.journal.ill]) > limit:
+        size = room.ledger.size
+        if size > limit / 4 or sum([i.ledger.size for i in self.journal.ill]) > limit:
             logger.error("%s: %d bytes are unsaved; no longer reading", room.name, size)
             room.blocked = True
             self._blocked[room] = asyncio.Event()
@@ -498,7 +498,7 @@ class Hub:
                     continue
                 if document_id not in heads:
                     self._evict(room)
-                elif heads[document_id] > room.position and not room.unsaved:
+                elif heads[document_id] > room.position and not room.ledger.unsaved:
                     self._catch_up(room)
             empty = [room for room in self.rooms.values() if room.document_id is None]
             found = await self.in_thread(
@@ -560,7 +560,7 @@ class Hub:
     def _unload(self, room: Room) -> None:
         if (
             room.busy
-            or room.unsaved
+            or room.ledger.unsaved
             or room in self._healing
             or room in self.journal.ill
         ):

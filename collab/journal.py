@@ -1,7 +1,7 @@
 """The one writer of the log in this process: group commit, retry, acknowledgement.
 
 All rooms hand in what is unsaved; a thread of its own commits it in one transaction,
-and then each room is told how much the log has. Nothing leaves ``Room.unsaved``
+and then each room is told how much the log has. Nothing leaves ``Ledger.unsaved``
 before, so a failure loses nothing: the same updates are written again, for ever.
 (Twice is harmless: merging is idempotent.)
 
@@ -144,7 +144,7 @@ class Journal:
 
     async def flush_room(self, room: Room) -> None:
         """Wait until a room has nothing unsaved. Others may go on writing."""
-        while room.unsaved:
+        while room.ledger.unsaved:
             await self._written.wait()
 
     async def close(self, patience: float) -> None:
@@ -179,11 +179,11 @@ class Journal:
             if size > BATCH_SIZE:
                 break
             del self.dirty[room]
-            if room.unsaved:
+            if room.ledger.unsaved:
                 append = _append_of(room)
                 batch.append((room, append))
                 count += len(append.updates)
-                size += min(room.unsaved_size, ROOM_SIZE)
+                size += min(room.ledger.size, ROOM_SIZE)
         if not batch:
             self._recover("nothing is left to save")  # Its documents were deleted.
             self._settle()
@@ -221,7 +221,7 @@ class Journal:
         count = len(append.updates)
         size = room.saved(count)
         self.on_saved(Saved(room, appended.head, count, size))
-        if room.unsaved:
+        if room.ledger.unsaved:
             self.dirty[room] = None
 
     def _refuse(self, room: Room, reason: CollabError) -> None:
@@ -237,7 +237,7 @@ class Journal:
                 "%s: cannot save (%s); %d edits stay in memory, trying again",
                 room.name,
                 reason,
-                len(room.unsaved),
+                len(room.ledger.unsaved),
             )
         self.ill[room] = failures + 1
         self.dirty.pop(room, None)
@@ -258,7 +258,7 @@ class Journal:
                 "cannot save (%s); %d edits in %d documents stay in memory, trying"
                 " again",
                 reason,
-                sum(len(room.unsaved) for room in self.dirty),
+                sum(len(room.ledger.unsaved) for room in self.dirty),
                 len(self.dirty),
             )
         self._failed += 1
@@ -299,8 +299,8 @@ class Journal:
 def _append_of(room: Room) -> Append:
     """What a room has unsaved, or the beginning of it: the same as the last time, and
     perhaps more, if that failed."""
-    updates = room.unsaved[:BATCH]
-    if room.unsaved_size > ROOM_SIZE:
+    updates = room.ledger.unsaved[:BATCH]
+    if room.ledger.size > ROOM_SIZE:
         size = 0
         for count, (update, _) in enumerate(updates):
             size += len(update)

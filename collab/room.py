@@ -6,7 +6,7 @@ produces between two flushes is encoded once per encoding and leaves as one writ
 session.
 
 An edit that passed the gate is in the document and with the peers at once. It waits in
-``unsaved`` until the journal has it in the log and calls :meth:`Room.saved`; only then
+its ledger until the journal has it in the log and calls :meth:`Room.saved`; only then
 its author hears it back, and that is the acknowledgement.
 
 A session whose transport is full is *behind*: it is written nothing until the
@@ -16,13 +16,14 @@ transport drained, and then one diff from where it fell behind.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from . import wire
 from .contents import finish
 from .document import LARGE_STATE, Document, Outcome
 from .errors import CollabError, DocumentBroken, Unavailable
+from .ledger import Ledger
 from .limits import Limits
 from .messages import (
     Admitted,
@@ -93,14 +94,7 @@ class Room:
         """Up to where the document holds what the log does."""
         self.blocked = False
         """Whether nothing more is taken until something is saved."""
-        self.unsaved: list[tuple[bytes, str]] = []
-        """Updates that the log doesn't have yet, with their authors, in order."""
-        self.unsaved_size = 0
-        """Bytes that wait for the log, repeats of what it doesn't have yet included."""
-        self.saved_count = 0
-        self.acks: deque[tuple[int, Session, Sequence[Message], int, int]] = deque()
-        """How many must be saved for whom to be told what, the bytes that wait for
-        that, and how often it had asked when it said them."""
+        self.ledger = Ledger()
 
         self.presence_due = 0.0
         self.orphans: deque[tuple[float, list[int]]] = deque()
@@ -243,9 +237,8 @@ class Room:
         Until then it hears what was confirmed last, as it takes silence for the end of
         the connection. What it wrote offline comes with its answer to our question.
         """
-        count = self.saved_count + len(self.unsaved)
         counts = session.answered and not session.told  # What was refused never is.
-        if counts and count == self.saved_count:
+        if counts and not self.ledger.unsaved:
             session.mark = mark
             self.deliver(session, [Checkpoint(mark)])
             return
@@ -253,7 +246,7 @@ class Room:
             session.send(Checkpoint(session.mark))
         if counts and session.marks < MAX_MARKS:  # It will come again.
             session.marks += 1
-            self.acks.append((count, session, [Checkpoint(mark)], 0, session.asked))
+            self.ledger.promise(session, [Checkpoint(mark)])
 
     def _note(
         self,
@@ -267,7 +260,7 @@ class Room:
         if self.document.culprit is not None:
             self.broken = True
         if outcome is not Outcome.REPEATED:
-            self.unsaved.append((update, session.who))
+            self.ledger.unsaved.append((update, session.who))
             for news in visible:
                 author = session if news is update else self.early.pop(news, None)
                 self.fresh.append((news, author))
@@ -279,10 +272,7 @@ class Room:
                     session.lacking = True
                     self.lacking.append(session)
         # A repeat is saved when what it repeats is: perhaps not yet.
-        count = self.saved_count + len(self.unsaved)
-        if count > self.saved_count:
-            self.acks.append((count, session, receipts, len(update), session.asked))
-            self.unsaved_size += len(update)
+        if self.ledger.promise(session, receipts, len(update)):
             self.wake(self, 0.0)
         elif receipts:
             self.deliver(session, receipts)
@@ -332,7 +322,7 @@ class Room:
             encoded = session.encoding.encode_state(SyncStep2(diff))
             session.write(session.encoding.join([encoded]))
             return
-        unsaved = any(author is session for _, author, *_ in self.acks)
+        unsaved = any(due.session is session for due in self.ledger.receipts)
         pieces = self.welcome.encode(self.document, session, self.fresh, unsaved)
         if len(pieces[0]) > LARGE_STATE:  # It isn't copied again, to be joined.
             session.write(session.encoding.join(pieces[:1]))
@@ -473,31 +463,10 @@ class Room:
 
         Returns how many bytes they had.
         """
-        size = sum([len(update) for update, _ in self.unsaved[:count]])
-        del self.unsaved[:count]
-        self.saved_count += count
-        acks: dict[Session, list[Message]] = {}
-        while self.acks and self.acks[0][0] <= self.saved_count:
-            _, session, receipts, waiting, asked = self.acks.popleft()
-            self.unsaved_size -= waiting
-            for receipt in receipts:
-                if isinstance(receipt, Checkpoint):
-                    session.mark = receipt.mark
-                    session.marks -= 1
-            if receipts and asked == session.asked:  # Or it no longer expects them.
-                acks.setdefault(session, []).extend(receipts)
-        for session, receipts in acks.items():
+        size, told = self.ledger.settle(count)
+        for session, receipts in told.items():
             self.deliver(session, receipts)
         return size
-
-    def owed(self, session: Session) -> int:
-        """How many acknowledgements a mutual session counts on, and hasn't had."""
-        waiting = [
-            len(receipts)
-            for _, author, receipts, _, asked in self.acks
-            if author is session and asked == session.asked
-        ]
-        return sum(waiting) + session.awaited + session.missed
 
     def deliver(self, session: Session, messages: list[Message]) -> None:
         """Send a session what it must not miss: later, if it is behind."""
@@ -512,7 +481,7 @@ class Room:
             session.owed_size += sum(map(len, encoded))
 
     def rebuilt(self, document: Document) -> None:
-        """Go on with a document that was made from the log and ``unsaved`` anew."""
+        """Go on with a document that was made from the log and what is unsaved anew."""
         self.document = document
         self.broken = False
         self.welcome.forget()
@@ -526,10 +495,8 @@ class Room:
         """Send everybody away, and forget what isn't saved: nobody was told it is."""
         for sessions in self.sessions.values():
             for session in sessions:
-                session.missed = self.owed(session) - session.awaited
-        self.unsaved.clear()
-        self.acks.clear()
-        self.unsaved_size = 0
+                session.missed = self.ledger.owed(session) - session.awaited
+        self.ledger.clear()
         for sessions in list(self.sessions.values()):
             for session in list(sessions):
                 session.dismiss(error)

@@ -308,7 +308,7 @@ class World:
 
     def begin_commit(self) -> None:
         """The journal takes what is unsaved, or the first of it."""
-        unsaved = [update for update, _ in self.room.unsaved]
+        unsaved = [update for update, _ in self.room.ledger.unsaved]
         self.committing = unsaved[: self.chance.randint(1, max(1, len(unsaved)))]
 
     def commit(self) -> None:
@@ -318,13 +318,15 @@ class World:
             self.truth.apply(update)
 
     def acknowledge(self) -> None:
-        saved = [update for update, _ in self.room.unsaved[: len(self.committing)]]
+        saved = [
+            update for update, _ in self.room.ledger.unsaved[: len(self.committing)]
+        ]
         assert saved == self.committing
         self.room.saved(len(saved))
         self.committing = []
 
     def save(self) -> None:
-        while self.room.unsaved:
+        while self.room.ledger.unsaved:
             self.begin_commit()
             self.commit()
             self.acknowledge()
@@ -381,7 +383,11 @@ class World:
             (12, bool(client.outbox), client.speak),
             (12, bool(client.inbox) and not client.full, client.listen),
             (8, self.awake, self.flush),
-            (3, not self.committing and bool(self.room.unsaved), self.begin_commit),
+            (
+                3,
+                not self.committing and bool(self.room.ledger.unsaved),
+                self.begin_commit,
+            ),
             (6, bool(self.committing), self._finish_commit),
             (2, client.session is None, client.connect),
             (1, client.session is not None, self._cut(client)),
@@ -435,7 +441,7 @@ class World:
             if self.awake:
                 self.flush()
             busy = [c for c in self.clients if c.inbox or c.outbox]
-            if not busy and not self.awake and not self.room.unsaved:
+            if not busy and not self.awake and not self.room.ledger.unsaved:
                 return
             for client in busy:
                 while client.outbox:

@@ -193,7 +193,7 @@ async def test_the_author_of_an_edit_is_its_user(guarded: Hub) -> None:
     ann = Client(guarded)
     await ann.say("d", token("write:ann"), step1())
     ann.begin("d", edit(FIRST))
-    assert guarded.rooms["d"].unsaved == [(FIRST, "ann")]
+    assert guarded.rooms["d"].ledger.unsaved == [(FIRST, "ann")]
     await ann.settle("d")
 
 

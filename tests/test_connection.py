@@ -89,7 +89,7 @@ async def test_all_messages_of_a_frame_are_taken(hub: Hub) -> None:
     connection = await connect(hub, transport)
     await say(connection, edit(FIRST) + edit(SECOND) + step1())
     assert connection.channel.room is not None
-    assert len(connection.channel.room.unsaved) == 2
+    assert len(connection.channel.room.ledger.unsaved) == 2
     assert transport.writes[-1].startswith(b"\x00\x01")
 
 
@@ -173,7 +173,7 @@ async def test_a_token_in_the_handshake_opens_the_document(guarded: Hub) -> None
     connection = await visit(guarded, transport, "write")
     assert transport.writes == [step1()]
     connection.receive(edit(FIRST))
-    assert guarded.rooms["d"].unsaved == [(FIRST, "ann")]
+    assert guarded.rooms["d"].ledger.unsaved == [(FIRST, "ann")]
 
 
 async def test_a_reader_stays_and_changes_nothing(guarded: Hub) -> None:
@@ -182,7 +182,7 @@ async def test_a_reader_stays_and_changes_nothing(guarded: Hub) -> None:
     await say(connection, edit(FIRST))
     await say(connection, edit(FIRST))
     assert transport.writes == [step1(), b"\x02\x00\x09read-only"]
-    assert guarded.rooms["d"].unsaved == []
+    assert guarded.rooms["d"].ledger.unsaved == []
 
 
 async def test_who_has_a_wrong_token_is_told_so_and_closed(
@@ -205,7 +205,7 @@ async def test_a_token_may_come_in_the_first_message(guarded: Hub) -> None:
     await say(connection, b"\x02\x00\x05write")
     assert transport.writes == [b"\x02\x02", step1()]
     await say(connection, edit(FIRST))
-    assert guarded.rooms["d"].unsaved == [(FIRST, "ann")]
+    assert guarded.rooms["d"].ledger.unsaved == [(FIRST, "ann")]
     await say(connection, b"\x02\x00\x04read")
     await say(connection, edit(SECOND))
     assert guarded.rooms["d"].document.state_vector() == vector({1: 1})
@@ -374,7 +374,7 @@ async def test_nothing_is_told_of_half_an_update(hub: Hub) -> None:
         if room.busy:
             assert hub.find("d") is None
             assert room.document.state_vector() == before
-            assert (room.unsaved, room.fresh) == ([], [])
+            assert (room.ledger.unsaved, room.fresh) == ([], [])
             assert messages(bob) == []
         await asyncio.sleep(0)
     await saved(writer)

@@ -664,7 +664,7 @@ async def test_who_writes_more_than_can_be_kept_has_to_wait(
                     )
                     rooms = list(server.hub.rooms.values())
                     assert server.hub.overloaded
-                    unsaved = sum(room.unsaved_size for room in rooms)
+                    unsaved = sum(room.ledger.size for room in rooms)
                     assert unsaved < limit + 2**20
                     proxy.mend()
                     desk.settle()
@@ -720,7 +720,7 @@ async def test_a_document_that_cannot_be_saved_stops_no_other(
                 until(lambda: room.blocked, "only its clients wait")
                 assert server.hub.ready
                 assert not server.hub.overloaded
-                assert limit / 4 < room.unsaved_size < limit / 2
+                assert limit / 4 < room.ledger.size < limit / 2
                 desk.hear_each_other("two", "three")
                 desk.advance("two", "three")
                 desk.verify_acked()

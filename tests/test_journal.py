@@ -156,7 +156,7 @@ async def test_nothing_is_acknowledged_while_the_database_is_away(
         desk.write(ann, FIRST)
         await until(lambda: desk.journal.outage)
         assert ann.hears() == []
-        assert room.unsaved == [(FIRST, "ann")]
+        assert room.ledger.unsaved == [(FIRST, "ann")]
         desk.write(ann, SECOND)
         desk.write(ann, THIRD)
         assert ann.hears() == []
@@ -237,7 +237,11 @@ async def test_a_document_that_cannot_be_written_stops_nobody_else(
         assert not desk.journal.outage
         assert updates(good.hears()) == desk.logged("good") == [FIRST, SECOND, THIRD]
         assert bad.hears() == []
-        assert [update for update, _ in bad_room.unsaved] == [FIRST, SECOND, THIRD]
+        assert [update for update, _ in bad_room.ledger.unsaved] == [
+            FIRST,
+            SECOND,
+            THIRD,
+        ]
         store.poisoned = frozenset()
         await desk.journal.flush()
         assert updates(bad.hears()) == desk.logged("bad") == [FIRST, SECOND, THIRD]
@@ -302,8 +306,8 @@ async def test_waiting_for_one_room_does_not_wait_for_others(
         desk.write(good, FIRST)
         async with asyncio.timeout(30):
             await desk.journal.flush_room(room)
-        assert room.unsaved == []
-        assert bad.room.unsaved
+        assert room.ledger.unsaved == []
+        assert bad.room.ledger.unsaved
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(desk.journal.flush(), 0.05)
 

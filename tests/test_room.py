@@ -95,7 +95,7 @@ class Server:
         return [self.guest(f"guest {number}") for number in range(count)]
 
     def save(self) -> None:
-        self.room.saved(len(self.room.unsaved))
+        self.room.saved(len(self.room.ledger.unsaved))
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_an_edit_reaches_everybody_else(server: Server) -> None:
     server.room.flush(0.0)
     assert alice.hears() == []
     assert bob.hears() == carol.hears() == [Update(FIRST)]
-    assert server.room.unsaved == [(FIRST, "guest 0")]
+    assert server.room.ledger.unsaved == [(FIRST, "guest 0")]
 
 
 def test_a_tick_is_one_write_for_each(server: Server) -> None:
@@ -274,11 +274,11 @@ def test_an_edit_is_acknowledged_when_it_is_saved(server: Server) -> None:
     bob.hears()
     assert server.room.saved(1) == len(FIRST)
     assert (alice.hears(), bob.hears()) == ([Update(FIRST)], [])
-    assert server.room.unsaved == [(SECOND, "guest 1"), (THIRD, "guest 0")]
-    assert server.room.unsaved_size == len(SECOND + THIRD)
+    assert server.room.ledger.unsaved == [(SECOND, "guest 1"), (THIRD, "guest 0")]
+    assert server.room.ledger.size == len(SECOND + THIRD)
     server.room.saved(2)
     assert (alice.hears(), bob.hears()) == ([Update(THIRD)], [Update(SECOND)])
-    assert (server.room.unsaved, server.room.unsaved_size) == ([], 0)
+    assert (server.room.ledger.unsaved, server.room.ledger.size) == ([], 0)
 
 
 def test_repeats_that_wait_for_the_log_count_as_unsaved(server: Server) -> None:
@@ -286,10 +286,10 @@ def test_repeats_that_wait_for_the_log_count_as_unsaved(server: Server) -> None:
     alice.says(Update(FIRST))
     server.wishes.clear()
     alice.says(Update(FIRST), SyncStep2(FIRST))
-    assert server.room.unsaved_size == 3 * len(FIRST)
+    assert server.room.ledger.size == 3 * len(FIRST)
     assert 0.0 in server.wishes  # So that somebody looks.
     assert server.room.saved(1) == len(FIRST)
-    assert server.room.unsaved_size == 0
+    assert server.room.ledger.size == 0
 
 
 def test_several_acknowledgements_are_one_write(server: Server) -> None:
@@ -306,7 +306,7 @@ def test_who_left_is_not_acknowledged(server: Server) -> None:
     alice.leaves()
     server.save()
     assert alice.hears() == []
-    assert server.room.unsaved == []
+    assert server.room.ledger.unsaved == []
     server.room.flush(0.0)
     assert bob.hears() == [Update(FIRST)]
 
@@ -316,7 +316,7 @@ def test_a_repeat_is_acknowledged_when_what_it_repeats_is_saved(server: Server) 
     alice.says(Update(FIRST))
     bob.says(Update(FIRST))
     assert bob.hears() == []
-    assert len(server.room.unsaved) == 1
+    assert len(server.room.ledger.unsaved) == 1
     server.room.saved(1)
     assert bob.hears() == alice.hears() == [Update(FIRST)]
 
@@ -328,7 +328,7 @@ def test_a_repeat_of_what_is_saved_is_acknowledged_at_once(server: Server) -> No
     alice.hears()
     alice.says(SyncStep2(FIRST), Update(SECOND))
     assert updates(alice.hears()) == [FIRST, SECOND]
-    assert server.room.unsaved == []
+    assert server.room.ledger.unsaved == []
     server.room.flush(0.0)
     assert alice.hears() == []
 
@@ -352,7 +352,7 @@ def test_resending_everything_adds_nothing_to_the_log(server: Server) -> None:
     again = server.guest()
     again.says(SyncStep2(server.room.document.state()))
     again.says(*(Update(update) for update in history("reorder")))
-    assert server.room.unsaved == []
+    assert server.room.ledger.unsaved == []
     assert len(again.hears()) == 5
 
 
@@ -381,7 +381,7 @@ def test_a_reader_is_told_once_that_its_edits_are_not_taken(server: Server) -> N
     server.room.flush(0.0)
     assert bob.hears() == [Token("read-only")]  # As a client, it reads a reason.
     assert ann.hears() == []
-    assert server.room.unsaved == []
+    assert server.room.ledger.unsaved == []
     assert text(server.room.document.state()) == ""
     bob.says(Presence(says((1, 1, "{}"))))
     server.room.flush(0.0)
@@ -399,7 +399,7 @@ def test_what_a_reader_only_repeats_is_no_edit(server: Server) -> None:
     assert bob.hears() == [Token("read-only")]
     with pytest.raises(UpdateRejected):
         bob.says(SyncStep2(b"\x00"))
-    assert server.room.unsaved == []
+    assert server.room.ledger.unsaved == []
 
 
 def test_who_may_write_again_does(server: Server) -> None:
@@ -471,7 +471,7 @@ def test_only_so_many_checkpoints_wait(server: Server) -> None:
     ann = server.guest()
     ann.says(SyncStep2(FIRST))
     ann.says(*[Checkpoint(b"\x01")] * (MAX_MARKS + 10))
-    assert len(server.room.acks) == MAX_MARKS + 1
+    assert len(server.room.ledger.receipts) == MAX_MARKS + 1
     server.save()
     assert ann.session.marks == 0
 
@@ -521,7 +521,7 @@ def test_who_left_is_not_asked_for_what_is_missing(server: Server) -> None:
     alice.leaves()
     server.room.flush(0.0)
     assert alice.hears() == []
-    assert [update for update, _ in server.room.unsaved] == [SECOND]
+    assert [update for update, _ in server.room.ledger.unsaved] == [SECOND]
 
 
 # Breaking.
@@ -552,7 +552,7 @@ def test_a_panic_at_what_was_parked_blames_nobody(server: Server) -> None:
     assert server.room.broken
     assert server.room.document.culprit == SECOND
     # What it waited for was taken: it is in the log, and with everybody.
-    assert [update for update, _ in server.room.unsaved] == [SECOND, FIRST]
+    assert [update for update, _ in server.room.ledger.unsaved] == [SECOND, FIRST]
     server.room.flush(0.0)
     assert FIRST in updates(alice.hears())
 
@@ -592,7 +592,7 @@ def test_a_panic_concerns_only_the_sender(server: Server) -> None:
     with pytest.raises(DocumentBroken):
         mallory.says(Update(SECOND))
     assert server.room.broken
-    assert [update for update, _ in server.room.unsaved] == [FIRST]
+    assert [update for update, _ in server.room.ledger.unsaved] == [FIRST]
     server.room.flush(0.0)
     assert mallory.hears() == [Update(FIRST)]
     server.save()

@@ -1053,9 +1053,9 @@ async def test_many_frames_at_once_are_taken_in_turns_with_others(
         turns = slow = 0
         while not done.done():
             room = server.hub.rooms.get("d")
-            before = 0 if room is None else room.saved_count + len(room.unsaved)
+            before = 0 if room is None else room.ledger.saved + len(room.ledger.unsaved)
             await asyncio.sleep(0)
-            after = 0 if room is None else room.saved_count + len(room.unsaved)
+            after = 0 if room is None else room.ledger.saved + len(room.ledger.unsaved)
             turns += 1 < before < after
             slow = max(slow, after - before)
         await done
