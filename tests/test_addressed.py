@@ -453,6 +453,10 @@ async def test_what_was_forgotten_is_acknowledged_with_what_comes_again(
     assert ann.hears("d")[-2:] == [step1(), step2(NOTHING)]
     await ann.say("d", step2(FIRST))
     assert ann.hears("d") == [SAVED, SAVED]
+    await ann.say("d", token("read:"), edit(SECOND), token("expired"), token("write:"))
+    ann.hears("d")
+    await ann.say("d", step2(SECOND))
+    assert ann.hears("d") == [SAVED]
     await ann.say("d", token("expired"), token("write:"))
     ann.hears("d")
     await ann.say("d", step2(NOTHING), edit(SECOND))
