@@ -1,27 +1,21 @@
 """A client of many documents, which its messages name: Hocuspocus 2 to 4.
 
-Each address has a place of its own, and whatever happens at one is no business of the
-others: it is let in or not, waits for its document, is told to leave. What comes for it
-while it waits is kept; when that is much, nothing more is read from the client.
+Each address has a place of its own: it is let in or not, waits for its document, is
+told to leave.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from functools import partial
+from typing import TypeAlias
 
 from . import wire
 from .auth import Visitor
-from .channel import Channel
 from .connection import (
     MAX_UNADMITTED,
     PATIENCE,
-    Connection,
     Encodings,
-    NamedConnection,
     Transport,
     blame,
 )
@@ -50,17 +44,9 @@ from .messages import (
     SyncStep1,
     Token,
 )
-from .opening import SLICE
+from .places import Place, Places
 from .room import Room
 from .session import MAX_RECEIPTS, Session
-
-logger = logging.getLogger("collab.addressed")
-
-MAX_WAITING = 1024 * 1024
-"""Bytes that wait for documents, above which nothing more is read."""
-
-WAITING = 150
-"""Bytes of memory that a message takes that waits, besides its own."""
 
 DENIAL = 512
 """Of these bytes, how many it counts for to be denied: the application was asked, and
@@ -75,22 +61,21 @@ _OWN = AccessDenied | BadName | DocumentGone | QuotaExceeded | UpdateRejected
 again would not help."""
 
 
-class Place(Channel):
+Content: TypeAlias = tuple[bytes, int]
+"""A payload, and where the message begins behind its address."""
+
+
+class Seat(Place[bytes, Content]):
     """A client's place in the document of one address."""
 
-    __slots__ = ("address", "forgotten", "inbox", "leaving", "lost")
+    __slots__ = ("forgotten", "lost")
 
     def __init__(self, hub: Hub, address: bytes, session: Session) -> None:
-        super().__init__(hub, "", hocuspocus.decode, session)
-        self.address = address
-        self.inbox: deque[tuple[bytes, int]] | None = None
-        """What waits until it is done with something."""
+        super().__init__(hub, address, hocuspocus.decode, session)
         self.lost = False
         """Whether it was let out, or not in: until the next token nothing is taken."""
         self.forgotten = 0
         """How many acknowledgements it expects for what was not taken."""
-        self.leaving: bool | None = None
-        """Whether it leaves with a goodbye, once it has taken what waits."""
 
     def forget(self, payload: bytes, at: int) -> None:
         """Note what a message counts for that is not taken: see ``Session.asks``."""
@@ -111,48 +96,18 @@ class Place(Channel):
             self.session.send(Presence(departure), QueryPresence())
 
 
-class AddressedConnection:
+class AddressedConnection(Places[bytes, Content, Seat]):
     """A client of many documents, which its messages name."""
 
-    __slots__ = (
-        "_closed",
-        "_drained",
-        "_encodings",
-        "_ignored",
-        "_lagging",
-        "_modern",
-        "_muted",
-        "_relieved",
-        "_silence",
-        "_transport",
-        "_waiting",
-        "hub",
-        "places",
-        "visitor",
-    )
+    __slots__ = ("_encodings", "_ignored", "_modern", "_silence")
 
     def __init__(
         self, hub: Hub, encodings: Encodings, transport: Transport, visitor: Visitor
     ) -> None:
-        self.hub = hub
-        self.visitor = visitor
-        self.places: dict[bytes, Place] = {}
+        super().__init__(hub, transport, visitor)
         self._encodings = encodings
-        self._transport = transport
         self._modern = False
         """Whether it is version 4 or newer."""
-        self._muted = False
-        """Whether the transport is gone."""
-        self._closed = False
-        """Whether it has left: nothing more is taken."""
-        self._waiting = 0
-        """Bytes in the inboxes of all places."""
-        self._relieved: asyncio.Event | None = None
-        """Set when there is room for more of them."""
-        self._drained: asyncio.Event | None = None
-        """Set when the transport has room again; ``None`` while it has."""
-        self._lagging: list[Place] = []
-        """Places that are behind, longest first."""
         self._ignored = 0
         self._silence = 0
         """Heartbeats since there was a document."""
@@ -189,14 +144,13 @@ class AddressedConnection:
         return self._relief()
 
     def _receive_rare(
-        self, address: bytes, place: Place | None, payload: bytes, at: int
+        self, address: bytes, place: Seat | None, payload: bytes, at: int
     ) -> None:
         """Take what isn't for a place that is ready, or is about being there at all."""
         if not address:
             raise WrongDialect(YJS_HINT)
         if place is not None and place.inbox is not None:
-            place.inbox.append((payload, at))
-            self._waiting += len(payload) + WAITING
+            self._keep(place, (payload, at), len(payload))
             return
         kind = payload[at : at + 1]
         if place is None:
@@ -215,7 +169,8 @@ class AddressedConnection:
             place = self._add(address)
             if not isinstance(message, Token):
                 # Version 2 without a token says nothing of it.
-                self._begin(place, self._admit(place, Token("")), (payload, at))
+                first = (payload, at), len(payload)
+                self._begin(place, self._admit(place, Token("")), first)
                 return
         elif place.lost and kind not in (_TOKEN, _LEFT):
             place.forget(payload, at)
@@ -223,7 +178,7 @@ class AddressedConnection:
             return
         if kind == _TOKEN and place.room is None:
             self._ignore(0)  # It may have been denied too often.
-        self._begin(place, self._step(place, payload, at))
+        self._begin(place, self._step(place, (payload, at)))
 
     async def _receive_drained(self, payload: bytes) -> None:
         while self._drained is not None:
@@ -240,24 +195,13 @@ class AddressedConnection:
             if self._ignored > MAX_UNADMITTED:
                 raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
 
-    def _relief(self) -> Awaitable[None] | None:
-        """An awaitable if too much waits for documents, until it doesn't."""
-        if self._waiting <= MAX_WAITING:
-            return None
-        if self._relieved is None:
-            self._relieved = asyncio.Event()
-        return self._wait(self._relieved)
-
-    async def _wait(self, event: asyncio.Event) -> None:
-        await event.wait()
-
-    def _add(self, address: bytes) -> Place:
-        place = Place(self.hub, address, self._seat(address))
-        self.places[place.address] = place
+    def _add(self, address: bytes) -> Seat:
+        place = Seat(self.hub, address, self._seat(address))
+        self.places[place.key] = place
         self._watch(place)
         return place
 
-    def _watch(self, place: Place) -> None:
+    def _watch(self, place: Seat) -> None:
         """Be told when a place is taken away, if there is somebody to tell."""
         if self._muted:
             place.mute()
@@ -272,64 +216,11 @@ class AddressedConnection:
 
     # What takes a while.
 
-    def _begin(
-        self, place: Place, work: Awaitable[None], *inbox: tuple[bytes, int]
-    ) -> None:
-        """Have a place do something; what comes for it meanwhile waits."""
-        place.inbox = deque(inbox)
-        self._waiting += sum([len(payload) + WAITING for payload, _ in inbox])
-        self.hub.spawn(self._work(place, work))
+    def _restart(self, key: bytes, content: Content, size: int) -> None:
+        self._receive_rare(key, self.places.get(key), *content)
 
-    async def _work(self, place: Place, work: Awaitable[None]) -> None:
-        inbox = place.inbox
-        assert inbox is not None
-        loop = asyncio.get_running_loop()
-        try:
-            await self._try(place, work)
-            until = loop.time() + SLICE
-            while inbox and self.places.get(place.address) is place:
-                if loop.time() > until:
-                    await asyncio.sleep(0)
-                    until = loop.time() + SLICE
-                payload, at = inbox.popleft()
-                self._free(len(payload) + WAITING)
-                await self._try(place, self._step(place, payload, at))
-        finally:
-            place.inbox = None
-            self._free(sum([len(payload) + WAITING for payload, _ in inbox]))
-        if place.leaving is not None:
-            place.leave(place.leaving)
-        elif not self._closed:
-            self._take_again(place.address, inbox)
-
-    def _take_again(self, address: bytes, inbox: Iterable[tuple[bytes, int]]) -> None:
-        """Take what waited behind the end of a place: it is for a new one."""
-        try:
-            for payload, at in inbox:
-                self._receive_rare(address, self.places.get(address), payload, at)
-        except CollabError as exc:
-            self._transport.refuse(exc)
-
-    async def _try(self, place: Place, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except CollabError as exc:
-            try:
-                self._fail(place, exc)
-            except ProtocolError as malformed:
-                self._transport.refuse(malformed)
-        except Exception:
-            logger.exception("%s: unexpected error", self.visitor.peer)
-            self._transport.refuse(CollabError())
-
-    def _free(self, size: int) -> None:
-        self._waiting -= size
-        if self._relieved is not None and self._waiting <= MAX_WAITING:
-            self._relieved.set()
-            self._relieved = None
-
-    async def _step(self, place: Place, payload: bytes, at: int) -> None:
-        """Take one message for a place, whatever it is."""
+    async def _step(self, place: Seat, content: Content) -> None:
+        payload, at = content
         kind = payload[at : at + 1]
         if kind in (_TOKEN, _LEFT):
             message, _ = hocuspocus.decode(payload, at)
@@ -344,12 +235,12 @@ class AddressedConnection:
         else:
             place.forget(payload, at)
 
-    async def _admit(self, place: Place, token: Token) -> None:
+    async def _admit(self, place: Seat, token: Token) -> None:
         """Let somebody in, or go on with what their new token allows."""
         if token.version:
             self._modern = True
         if not place.name:
-            place.name = check_name(hocuspocus.read_name(place.address))
+            place.name = check_name(hocuspocus.read_name(place.key))
         attempt = self.visitor.attempt(place.name, token.token)
         grant = await self.hub.door.admit(attempt)
         if place.room is not None:
@@ -371,9 +262,10 @@ class AddressedConnection:
             place.session.awaited = min(place.forgotten, MAX_RECEIPTS)
         place.forgotten = 0
 
-    def _asks(self, place: Place) -> bool:
+    def _asks(self, place: Seat) -> bool:
         """Whether what waits has the question what there is."""
-        return any(payload[at : at + 2] == _STEP1 for payload, at in place.inbox or ())
+        waiting = [payload[at : at + 2] for (payload, at), _ in place.inbox or ()]
+        return _STEP1 in waiting
 
     # What is said to the client, besides what rooms say.
 
@@ -382,18 +274,13 @@ class AddressedConnection:
             encoding = self._encodings.addressed(address)
             self._transport.write(encoding.join([encoding.encode(message)]))
 
-    def _part(self, place: Place) -> None:
+    def _part(self, place: Seat) -> None:
         """Let somebody go who wants to."""
         place.leave(goodbye=True)
-        self.places.pop(place.address, None)
-        self._say(place.address, Left("provider_initiated"))
+        self.places.pop(place.key, None)
+        self._say(place.key, Left("provider_initiated"))
 
-    def _fail(self, place: Place, error: CollabError) -> None:
-        """Answer an error at a place.
-
-        Raises:
-            ProtocolError: If the client speaks something else.
-        """
+    def _fail(self, place: Seat, error: CollabError) -> None:
         if not isinstance(error, _OWN):
             if isinstance(error, ProtocolError):
                 raise error
@@ -405,20 +292,20 @@ class AddressedConnection:
             self._ignored += DENIAL
         self._expel(place)
         if isinstance(error, UpdateRejected):
-            self._say(place.address, Refused())
+            self._say(place.key, Refused())
         # Version 2 doesn't know the one, and version 4 would take the other for a
         # question of who one is.
         gone = inside and self._modern and not isinstance(error, AccessDenied)
         message = Left(error.reason) if gone else Denied(error.reason)
-        self._say(place.address, message)
+        self._say(place.key, message)
 
-    def _expel(self, place: Place) -> None:
+    def _expel(self, place: Seat) -> None:
         """End a place, but not the connection: a token may bring it back."""
         place.lost = True
         if place.room is not None:
             place.forgotten = place.room.ledger.owed(place.session)
             place.leave(goodbye=False)
-            place.session = self._seat(place.address)
+            place.session = self._seat(place.key)
             self._watch(place)
 
     def beat(self) -> bytes | None:
@@ -436,87 +323,5 @@ class AddressedConnection:
         if self._modern:
             return PING
         for place in self.places.values():
-            return wire.data(place.address) + yjs.KEEPALIVE
+            return wire.data(place.key) + yjs.KEEPALIVE
         return None
-
-    # What the transport says.
-
-    def filled(self) -> None:
-        """Hear that the transport is full."""
-        if self._drained is None:
-            self._drained = asyncio.Event()
-        for place in self.places.values():
-            self._lag(place)
-
-    def _lag(self, place: Place) -> None:
-        if place.room is not None and place.session.behind is None:
-            place.fall_behind()
-            self._lagging.append(place)
-
-    def drained(self) -> None:
-        """Hear that the transport has room again."""
-        self._release()
-        self.hub.spawn(self._catch_up())
-
-    def _release(self) -> None:
-        """Let those go on who wait for the transport."""
-        if self._drained is not None:
-            self._drained.set()
-            self._drained = None
-
-    async def _catch_up(self) -> None:
-        while self._lagging and self._drained is None:
-            place = self._lagging.pop(0)
-            waiting = place.catch_up()
-            if waiting is not None:
-                await waiting
-                if self._drained is not None:  # Others have filled it meanwhile.
-                    self._lag(place)
-
-    def mute(self) -> None:
-        """Write nothing more."""
-        self._muted = True
-        for place in self.places.values():
-            place.mute()
-        self._release()  # It will not drain any more.
-
-    def close(self, goodbye: bool) -> None:
-        """Leave all rooms, each once it has taken what waits for it."""
-        self._muted = self._closed = True
-        for place in self.places.values():
-            if place.inbox is None:
-                place.leave(goodbye)
-            else:
-                place.leaving = goodbye
-                place.mute()
-        self._release()
-
-    def receive_text(self, payload: bytes) -> None:
-        """Take a text message: there is none."""
-        raise ProtocolError("text message: all messages are binary")
-
-    @property
-    def peer(self) -> str:
-        """Address and port of the client."""
-        return self.visitor.peer
-
-    def blame(self, error: CollabError) -> None:
-        """Log, in one line, why the client is sent away."""
-        names = [place.name for place in self.places.values() if place.room][:2]
-        name = names[0] if len(names) == 1 else f"{len(self.places)} documents"
-        blame(error, name, self.visitor.peer)
-
-
-def connect(
-    hub: Hub, name: str, encodings: Encodings, transport: Transport, visitor: Visitor
-) -> Connection:
-    """The connection for what ``document_name`` returned."""
-    custom = "_pk" in visitor.query  # Every URL of y-partyserver has it.
-    if hub.door.open:
-        visitor = Visitor(visitor.peer)  # Nobody asks for more, so it isn't kept.
-    if not name:
-        return AddressedConnection(hub, encodings, transport, visitor)
-    encoding = encodings.text if custom else encodings.yjs
-    connection = NamedConnection(hub, name, encoding, transport, visitor)
-    connection.channel.session.talks = custom
-    return connection

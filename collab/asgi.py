@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
@@ -18,12 +18,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .addressed import connect
 from .auth import Visitor, select_subprotocol
-from .dialects import yjs
+from .connecting import connect
+from .dialects import native, yjs
 from .dialects.hocuspocus import Address
+from .dialects.native import Numbered
 from .errors import CollabError, FrameTooBig, Unavailable
-from .frames import CUSTOM
+from .frames import CUSTOM, Speaker
 from .hub import Hub
 from .limits import check_name
 from .messages import Message, Stateless
@@ -32,19 +33,20 @@ logger = logging.getLogger("collab.asgi")
 
 
 class Payloads:
-    """Messages of y-websocket as the contents of WebSocket messages, one each."""
+    """Messages of a dialect as the contents of WebSocket messages, one each."""
 
-    def __init__(self) -> None:
+    def __init__(self, spell: Callable[[Message], bytes] = yjs.encode) -> None:
+        self.spell = spell
         self.base: Payloads = self
         self.shared = True
 
     def encode(self, message: Message) -> bytes:
         """Encode one message."""
-        return yjs.encode(message)
+        return self.spell(message)
 
     def encode_state(self, message: Message) -> bytes:
         """Encode one message. Whether to compress it is the server's decision."""
-        return yjs.encode(message)
+        return self.spell(message)
 
     def seal(self, state: bytes) -> bytes:
         """Nothing is to be added to what :meth:`encode_state` returned."""
@@ -74,24 +76,17 @@ class TextPayloads(Payloads):
 
 
 class AddressedPayloads(Payloads):
-    """Those of Hocuspocus, with an address."""
+    """Those with an address, or a channel."""
 
-    def __init__(self, address: Address, base: Payloads) -> None:
-        self.address = address
+    def __init__(self, speaker: Speaker, base: Payloads, shared: bool) -> None:
+        super().__init__(speaker.encode)
+        self.speaker = speaker
         self.base = base
-        self.shared = address.shared
-
-    def encode(self, message: Message) -> bytes:
-        """Encode one message."""
-        return self.address.encode(message)
-
-    def encode_state(self, message: Message) -> bytes:
-        """Encode one message."""
-        return self.address.encode(message)
+        self.shared = shared
 
     def seal(self, state: bytes) -> bytes:
-        """Put the address in front."""
-        return self.address.prefix + state
+        """Put the prefix in front."""
+        return self.speaker.prefix + state
 
 
 class PayloadEncodings:
@@ -100,16 +95,27 @@ class PayloadEncodings:
     def __init__(self) -> None:
         self.yjs = Payloads()
         self.text = TextPayloads(self.yjs)
+        self.native = Payloads(native.encode)
         self._addressed: WeakValueDictionary[bytes, AddressedPayloads]
         self._addressed = WeakValueDictionary()
+        self._numbered: WeakValueDictionary[int, AddressedPayloads]
+        self._numbered = WeakValueDictionary()
 
     def addressed(self, address: bytes) -> AddressedPayloads:
         """As Hocuspocus has them: the same encoding for all with the same address."""
         encoding = self._addressed.get(address)
         if encoding is None:
-            encoding = self._addressed[address] = AddressedPayloads(
-                Address.of(address), self.yjs
-            )
+            speaker = Address.of(address)
+            encoding = AddressedPayloads(speaker, self.yjs, speaker.shared)
+            self._addressed[address] = encoding
+        return encoding
+
+    def numbered(self, channel: int) -> AddressedPayloads:
+        """As our own clients have them: the same encoding for all on a channel."""
+        encoding = self._numbered.get(channel)
+        if encoding is None:
+            encoding = AddressedPayloads(Numbered.of(channel), self.native, shared=True)
+            self._numbered[channel] = encoding
         return encoding
 
 
@@ -134,8 +140,9 @@ async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
     offered = websocket.scope.get("subprotocols") or ()
     query = websocket.scope.get("query_string", b"").decode("latin-1")
     visitor = Visitor.of(peer, websocket.headers.items(), query, offered)
-    await websocket.accept(subprotocol=select_subprotocol(offered))
-    await _Socket(hub, websocket, name, visitor).run()
+    chosen = select_subprotocol(offered)
+    await websocket.accept(subprotocol=chosen)
+    await _Socket(hub, websocket, name, chosen, visitor).run()
 
 
 def _document_name(scope: Scope) -> str | None:
@@ -178,7 +185,12 @@ class _Socket:
     """One connection. ASGI sends with an await, so each has a task that sends."""
 
     def __init__(
-        self, hub: Hub, websocket: WebSocket, name: str, visitor: Visitor
+        self,
+        hub: Hub,
+        websocket: WebSocket,
+        name: str,
+        subprotocol: str | None,
+        visitor: Visitor,
     ) -> None:
         self.hub = hub
         self.websocket = websocket
@@ -190,7 +202,7 @@ class _Socket:
         self.failure: CollabError | None = None
         self.ended = False
         self.wake = asyncio.Event()
-        self.connection = connect(hub, name, ENCODINGS, self, visitor)
+        self.connection = connect(hub, name, subprotocol, ENCODINGS, self, visitor)
 
     async def run(self) -> None:
         spoke = self.hub.add(self)

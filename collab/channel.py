@@ -48,6 +48,12 @@ class Channel:
         self.room = room
         room.join(self.session)
 
+    def seat(self, room: Room, grant: Grant) -> None:
+        """Take the place, and be told nothing."""
+        self._note(grant)
+        self.room = room
+        room.seat(self.session)
+
     def regrant(self, grant: Grant) -> None:
         """Go on with what somebody may do from now on."""
         room = self.room
@@ -60,7 +66,7 @@ class Channel:
             session.awaits_more(session.missed)
             answer.append(SyncStep1(room.document.state_vector()))
         room.deliver(session, answer)
-        self._check_owed(room)
+        self._check_owed()
 
     def _note(self, grant: Grant) -> None:
         self.grant = grant
@@ -75,14 +81,7 @@ class Channel:
         """
         room = self.room
         assert room is not None
-        if (
-            len(payload) > LARGE
-            or room.broken
-            or room.busy
-            or room.blocked
-            or room.document.heavy
-            or self.hub.overloaded
-        ):
+        if len(payload) > LARGE or self._must_wait(room):
             return self._receive_later(payload, at)
         message, end = self.decode(payload, at)
         if type(message) is SyncStep1 and room.document.large:
@@ -91,31 +90,55 @@ class Channel:
         # Honest clients send one: whoever sends thousands waits for turns.
         return None if end == len(payload) else self._receive_later(payload, end)
 
+    def take(self, message: Message, size: int) -> Awaitable[None] | None:
+        """Take a message of so many bytes; an awaitable if that takes a while.
+
+        Raises:
+            CollabError: As :meth:`receive` does.
+        """
+        room = self.room
+        assert room is not None
+        if size > LARGE or self._must_wait(room):
+            return self._take_later(message)
+        self._take(room, message)
+        return None
+
+    def _must_wait(self, room: Room) -> bool:
+        return (
+            room.broken
+            or room.busy
+            or room.blocked
+            or room.document.heavy
+            or self.hub.overloaded
+        )
+
     async def _receive_later(self, payload: bytes, at: int) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + SLICE
         while at < len(payload) or not payload:
             message, at = self.decode(payload, at)
-            parsed = None
-            if isinstance(message, Update | SyncStep2) and len(message.update) > LARGE:
-                parsing = parse_steps(message.update, cuts={})
-                parsed = await take_turns(parsing)
-            room = self.hub.find(self.name) or await self.hub.enter(self.name)
-            if self.room is not room:
-                return  # It was closed meanwhile.
-            if isinstance(message, SyncStep1) and room.document.large:
-                await self._answer(room, message)
-            elif isinstance(message, Update | SyncStep2) and (
-                parsed is not None or room.document.heavy
-            ):
-                steps = room.receive_steps(message, self.session, parsed)
-                await self.hub.occupy(room, steps)
-                self._check_owed(room)
-            else:
-                self._take(room, message)
+            await self._take_later(message)
             if loop.time() > until:
                 await asyncio.sleep(0)
                 until = loop.time() + SLICE
+
+    async def _take_later(self, message: Message) -> None:
+        parsed = None
+        if isinstance(message, Update | SyncStep2) and len(message.update) > LARGE:
+            parsed = await take_turns(parse_steps(message.update, cuts={}))
+        room = self.hub.find(self.name) or await self.hub.enter(self.name)
+        if self.room is not room:
+            return  # It was closed meanwhile.
+        if isinstance(message, SyncStep1) and room.document.large:
+            await self._answer(room, message)
+        elif isinstance(message, Update | SyncStep2) and (
+            parsed is not None or room.document.heavy
+        ):
+            steps = room.receive_steps(message, self.session, parsed)
+            await self.hub.occupy(room, steps)
+            self._check_owed()
+        else:
+            self._take(room, message)
 
     def _take(self, room: Room, message: Message) -> None:
         match message:
@@ -129,11 +152,10 @@ class Channel:
             case _:
                 now = asyncio.get_running_loop().time()
                 room.receive(message, self.session, now)
-                self._check_owed(room)
+                self._check_owed()
 
-    def _check_owed(self, room: Room) -> None:
-        if self.session.behind is not None:
-            room.check_owed(self.session)
+    def _check_owed(self) -> None:
+        self.session.check_owed(self.hub.limits.owed_size)
 
     async def _answer(self, room: Room, question: SyncStep1) -> None:
         """Send what the client lacks of a large document, encoded in turns.

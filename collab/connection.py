@@ -74,6 +74,9 @@ class Encodings(Protocol):
     def addressed(self, address: bytes) -> Encoding:
         """As Hocuspocus has them, for one of its addresses."""
 
+    def numbered(self, channel: int) -> Encoding:
+        """As our own clients have them, on one of their channels."""
+
 
 class Connection(Protocol):
     """One client."""

@@ -6,11 +6,13 @@ Reference: RFC 6455, section 5, and RFC 7692 for those that are compressed.
 from __future__ import annotations
 
 import zlib
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
-from .dialects import yjs
+from .dialects import native, yjs
 from .dialects.hocuspocus import Address
+from .dialects.native import Numbered
 from .messages import Message, Stateless
 
 COMPRESS_SIZE = 1024
@@ -39,8 +41,19 @@ def _head(size: int, first: int) -> bytes:
     return b"%c\x7f%b" % (first, size.to_bytes(8, "big"))
 
 
+class Speaker(Protocol):
+    """A dialect with something in front of each message."""
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands in front."""
+
+    def encode(self, message: Message) -> bytes:
+        """Spell a message, with that in front."""
+
+
 class Frames:
-    """Messages of y-websocket as WebSocket frames.
+    """Messages of a dialect as WebSocket frames.
 
     With ``deflate`` large states are compressed, each alone: a compression context per
     connection would cost 30 KiB, and compress the same bytes again for each.
@@ -48,17 +61,20 @@ class Frames:
 
     shared: ClassVar[bool] = True
 
-    def __init__(self, deflate: bool) -> None:
+    def __init__(
+        self, deflate: bool, spell: Callable[[Message], bytes] = yjs.encode
+    ) -> None:
         self.deflate = deflate
+        self.spell = spell
         self.base: Frames = self
 
     def encode(self, message: Message) -> bytes:
         """Encode one message as one frame."""
-        return frame(yjs.encode(message))
+        return frame(self.spell(message))
 
     def encode_state(self, message: Message) -> bytes:
         """Encode one message as one frame, compressed if that was negotiated."""
-        payload = yjs.encode(message)
+        payload = self.spell(message)
         if not self.deflate or len(payload) < COMPRESS_SIZE:
             return frame(payload)
         deflate = zlib.compressobj(wbits=-15)
@@ -89,28 +105,28 @@ class TextFrames(Frames):
 
 
 class AddressedFrames:
-    """Messages of Hocuspocus, with an address, as WebSocket frames.
+    """Messages with an address, or a channel, as WebSocket frames.
 
-    The address stands in front of what y-websocket would be sent, so that a large state
-    is encoded, and compressed, once for both.
+    It stands in front of what others are sent without one, so that a large state is
+    encoded, and compressed, once for all.
     """
 
-    def __init__(self, address: Address, base: Frames) -> None:
-        self.address = address
+    def __init__(self, speaker: Speaker, base: Frames, shared: bool) -> None:
+        self.speaker = speaker
         self.base = base
-        self.shared = address.shared
+        self.shared = shared
 
     def encode(self, message: Message) -> bytes:
         """Encode one message as one frame."""
-        return frame(self.address.encode(message))
+        return frame(self.speaker.encode(message))
 
     def encode_state(self, message: Message) -> bytes:
         """Encode one message as one frame, compressed if that was negotiated."""
         return self.seal(self.base.encode_state(message))
 
     def seal(self, state: bytes) -> bytes:
-        """Put the address into a frame of :attr:`base`."""
-        prefix = self.address.prefix
+        """Put the prefix into a frame of :attr:`base`."""
+        prefix = self.speaker.prefix
         payload = memoryview(state)[{126: 4, 127: 10}.get(state[1], 2) :]
         if state[0] == 0xC2:
             # A block that is stored as it is, in front of those that are compressed.
@@ -133,16 +149,27 @@ class FrameEncodings:
     def __init__(self, deflate: bool) -> None:
         self.yjs = Frames(deflate)
         self.text = TextFrames(self.yjs)
+        self.native = Frames(deflate, native.encode)
         self._addressed: WeakValueDictionary[bytes, AddressedFrames]
         self._addressed = WeakValueDictionary()
+        self._numbered: WeakValueDictionary[int, AddressedFrames]
+        self._numbered = WeakValueDictionary()
 
     def addressed(self, address: bytes) -> AddressedFrames:
         """As Hocuspocus has them: the same encoding for all with the same address."""
         encoding = self._addressed.get(address)
         if encoding is None:
-            encoding = self._addressed[address] = AddressedFrames(
-                Address.of(address), self.yjs
-            )
+            speaker = Address.of(address)
+            encoding = AddressedFrames(speaker, self.yjs, speaker.shared)
+            self._addressed[address] = encoding
+        return encoding
+
+    def numbered(self, channel: int) -> AddressedFrames:
+        """As our own clients have them: the same encoding for all on a channel."""
+        encoding = self._numbered.get(channel)
+        if encoding is None:
+            encoding = AddressedFrames(Numbered.of(channel), self.native, shared=True)
+            self._numbered[channel] = encoding
         return encoding
 
 

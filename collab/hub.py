@@ -21,8 +21,10 @@ from .errors import CollabError, DocumentGone, StoreError, Unavailable
 from .history import FOREVER, Retention
 from .journal import STALLED, Journal, Saved
 from .limits import Limits
-from .messages import Message, Stateless, Update
+from .messages import Message, Update
+from .notices import ask_for_tokens, broadcast
 from .opening import SLICE, Opener, take_turns
+from .recent import Recent
 from .room import Room
 from .session import Encoding
 from .store import Row, Store
@@ -269,7 +271,9 @@ class Hub:
             stored, document = await self._opener.open(name)
             room = Room(name, document, self._wake, self.limits)
             room.document_id = stored.document_id
-            room.position = stored.head
+            room.position = room.shown = stored.head
+            room.epoch = stored.epoch or ""
+            room.recent = Recent(stored.head)
             room.empty_since = self._loop.time()
             self.rooms[name] = room
             self.tails[room] = Tail.of(stored)
@@ -351,13 +355,13 @@ class Hub:
         """Say something to all who have a document open here."""
         room = self.rooms.get(name)
         if room is not None:
-            room.tell(Stateless(payload))
+            broadcast(room, payload)
 
     def request_tokens(self, name: str) -> None:
         """Have all who have a document open here say again who they are."""
         room = self.rooms.get(name)
         if room is not None:
-            room.ask_for_tokens()
+            ask_for_tokens(room)
 
     def _wake(self, room: Room, delay: float) -> None:
         if delay > 0:
@@ -431,9 +435,7 @@ class Hub:
     def _saved(self, saved: Saved) -> None:
         room = saved.room
         self._unblock(room)
-        if saved.head - saved.count == room.position:
-            room.position = saved.head
-        else:
+        if room.position != saved.head:
             self._catch_up(room)
         tail = self.tails.get(room)
         if tail is not None:
@@ -474,7 +476,9 @@ class Hub:
             except CollabError as exc:
                 message = "%s: cannot read row %d (%s); going on without it"
                 logger.error(message, room.name, row.position, exc)
-            after = room.position = max(room.position, row.position)
+            if row.position > room.position:
+                room.reach(row.position, [row.update])
+            after = room.position
             if self._loop.time() > until:
                 await asyncio.sleep(0)
                 until = self._loop.time() + SLICE

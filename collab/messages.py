@@ -17,23 +17,29 @@ class SyncStep1:
 
 @dataclass(frozen=True, slots=True)
 class SyncStep2:
-    """What you lacked."""
+    """What you lacked. With it you have everything up to a position, unless it is 0."""
 
     update: bytes
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What just changed."""
+    """What just changed. Before it you had everything up to a position, unless that is
+    0; a client numbers its own."""
 
     update: bytes
+    position: int = 0
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """An update of yours is in the log."""
+    """An update of yours is in the log, and with it all before."""
 
     update: bytes
+    sequence: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Refused:
     """An update of yours was not taken."""
 
     reason: str = "read-only"
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,62 @@ class Stateless:
     payload: str
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something of the application's own, for one user or for everybody else."""
+
+    user: str
+    payload: bytes
+
+
+# About opening it.
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """I want to open a document, and what I have of it."""
+
+    name: str
+    token: str
+    state_vector: bytes
+    epoch: str
+    position: int
+    """Up to where I have everything, in that epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What I have of it, and that so many bytes follow, in pieces."""
+
+    reader: bool
+    epoch: str
+    position: int
+    size: int
+    state_vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of what you lack."""
+
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Now you have everything up to a position."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A document is closed, and why."""
+
+    code: int
+    reason: str
+
+
 # About who may open it.
 
 
@@ -83,7 +146,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenWanted:
-    """Tell me again who you are."""
+    """Tell me again who you are, within so many seconds."""
+
+    seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +172,49 @@ class Left:
     reason: str = ""
 
 
+# About the connection.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What I am."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hail:
+    """What you are connected to: a version, a name for this connection, milliseconds
+    between signs of life, and bytes that a frame may have."""
+
+    version: int
+    connection: str
+    heartbeat: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there?"""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """I am here."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Connect anew, at some moment in a window of milliseconds."""
+
+    after: int
+    window: int
+
+
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Something of a kind that we don't know: it is ignored."""
@@ -124,6 +232,17 @@ Message: TypeAlias = (
     | Presence
     | QueryPresence
     | Stateless
+    | Note
+    | Open
+    | Opened
+    | Piece
+    | Synced
+    | Closed
+    | Hello
+    | Hail
+    | Ping
+    | Pong
+    | Reconnect
     | Token
     | TokenWanted
     | Admitted

@@ -22,7 +22,7 @@ from typing import TypeVar
 from . import wire
 from .contents import finish
 from .document import LARGE_STATE, Document, Outcome
-from .errors import CollabError, DocumentBroken, Unavailable
+from .errors import CollabError, DocumentBroken
 from .ledger import Ledger
 from .limits import Limits
 from .messages import (
@@ -35,10 +35,10 @@ from .messages import (
     Saved,
     SyncStep1,
     SyncStep2,
-    TokenWanted,
     Update,
 )
 from .presence import Presence as People
+from .recent import Recent
 from .session import Encoding, Session
 from .updates import Parsed
 from .welcome import Welcome
@@ -92,6 +92,11 @@ class Room:
         """What the log knows the document by, once it does."""
         self.position = 0
         """Up to where the document holds what the log does."""
+        self.shown = 0
+        """Up to where all who aren't behind have been shown it."""
+        self.epoch = ""
+        """What positions are positions in; empty if that is not known yet."""
+        self.recent = Recent()
         self.blocked = False
         """Whether nothing more is taken until something is saved."""
         self.ledger = Ledger()
@@ -106,8 +111,7 @@ class Room:
 
     def join(self, session: Session) -> None:
         """Seat a session: greet it, ask what it has, tell it who is here."""
-        self.sessions.setdefault(session.encoding, set()).add(session)
-        self.empty_since = None
+        self.seat(session)
         greeting: list[Message] = []
         if session.mutual:
             greeting.append(Admitted(session.reader))
@@ -117,6 +121,11 @@ class Room:
         if people is not None:
             greeting.append(Presence(people))
         session.send(*greeting)
+
+    def seat(self, session: Session) -> None:
+        """Seat a session, and say nothing."""
+        self.sessions.setdefault(session.encoding, set()).add(session)
+        self.empty_since = None
 
     def leave(self, session: Session, now: float, goodbye: bool) -> None:
         """Unseat a session. Without a goodbye, its clients stay visible for a while."""
@@ -210,26 +219,28 @@ class Room:
             # An answer without news is no attempt to write.
             self._note(update, session, receipts, Outcome.REPEATED, [])
         else:
-            self._refuse(session, len(receipts))
+            self._refuse(session, message, len(receipts))
 
     def _receive_answer(
         self, message: Update | SyncStep2, session: Session
     ) -> list[Message]:
         """See to what an answer to our question means; return what acknowledges it."""
-        receipts: list[Message] = [Saved(message.update)]
-        if isinstance(message, SyncStep2):
-            # It has read our greeting. What it says of others from now on may be an
-            # echo, even if it is the first thing it says of anybody.
-            session.introduced = session.answered = True
-            receipts *= session.answers()
-        return receipts
+        if isinstance(message, Update):
+            return [Saved(message.update, message.sequence)]
+        # It has read our greeting. What it says of others from now on may be an echo,
+        # even if it is the first thing it says of anybody.
+        session.introduced = session.answered = True
+        return [Saved(message.update)] * session.answers()
 
-    def _refuse(self, session: Session, count: int) -> None:
+    def _refuse(
+        self, session: Session, message: Update | SyncStep2, count: int
+    ) -> None:
         """Tell a session that it may only read: once, if it doesn't count on it."""
         session.missed += count
-        if session.mutual or not session.told:
+        if session.mutual or session.numbered or not session.told:
             session.told = True
-            self.deliver(session, [Refused()])
+            sequence = message.sequence if isinstance(message, Update) else 0
+            self.deliver(session, [Refused(sequence=sequence)])
 
     def _mark(self, mark: bytes, session: Session) -> None:
         """Confirm a checkpoint once all that a session said before is saved.
@@ -398,17 +409,18 @@ class Room:
 
     def _flush_updates(self) -> None:
         fresh, self.fresh = self.fresh, []
+        shown, self.shown = self.shown, self.position
         self.welcome.note(fresh)
         for encoding, sessions in self.sessions.items():
             encode = encoding.encode
             if len(fresh) == 1:
                 [(update, author)] = fresh
-                everything = encoding.join((encode(Update(update)),))
+                everything = encoding.join((encode(Update(update, shown)),))
                 for session in sessions:
                     if session.behind is None and session is not author:
                         session.write(everything)
                 continue
-            encoded = [encode(Update(update)) for update, _ in fresh]
+            encoded = [encode(Update(update, shown)) for update, _ in fresh]
             everything = encoding.join(encoded)
             authors = {author for _, author in fresh}
             for session in sessions:
@@ -432,19 +444,12 @@ class Room:
         self.tell(Presence(states))
 
     def tell(self, message: Message) -> None:
-        """Send something to everybody who may understand it, except who is behind."""
-        known = isinstance(message, Presence)  # All of them know that.
+        """Send something to everybody, except who is behind."""
         for encoding, sessions in self.sessions.items():
             encoded = encoding.join([encoding.encode(message)])
             for session in sessions:
-                if session.behind is None and (known or session.talks):
+                if session.behind is None:
                     session.write(encoded)
-
-    def ask_for_tokens(self) -> None:
-        """Have everybody say again who they are, who can be asked."""
-        for sessions in self.sessions.values():
-            for session in [s for s in sessions if s.mutual and s.behind is None]:
-                session.send(TokenWanted())
 
     def expire(self, now: float) -> None:
         """Let go of those whose grace is over. To be called every second or so."""
@@ -458,15 +463,38 @@ class Room:
 
     # What the log says.
 
-    def saved(self, count: int) -> int:
+    def saved(self, count: int, head: int = 0) -> int:
         """Acknowledge the first ``count`` unsaved updates: the log has them now.
 
-        Returns how many bytes they had.
+        Returns how many bytes they had. If the log ends at ``head``, and others haven't
+        appended to it too, that is now the position.
         """
+        updates = [update for update, _ in self.ledger.unsaved[:count]]
         size, told = self.ledger.settle(count)
+        if head - count == self.position:
+            self.reach(head, updates)
         for session, receipts in told.items():
+            if session.numbered:
+                self._sum_up(session, receipts)
             self.deliver(session, receipts)
         return size
+
+    def reach(self, position: int, updates: list[bytes]) -> None:
+        """Note that the document holds what the log does, up to another position."""
+        if position != self.position + len(updates):  # Of rows that were merged.
+            self.recent = Recent(position)
+        else:
+            self.recent.append(updates)
+        self.position = position
+        if not self.fresh:
+            self.shown = position
+
+    def _sum_up(self, session: Session, receipts: list[Message]) -> None:
+        """Leave the last one of several acknowledgements, with the position."""
+        last = receipts[-1]
+        assert isinstance(last, Saved)
+        shown = self.shown if session.behind is None else 0
+        receipts[:] = [Saved(last.update, last.sequence, shown)]
 
     def deliver(self, session: Session, messages: list[Message]) -> None:
         """Send a session what it must not miss: later, if it is behind."""
@@ -484,6 +512,7 @@ class Room:
         """Go on with a document that was made from the log and what is unsaved anew."""
         self.document = document
         self.broken = False
+        self.recent = Recent(self.position)
         self.welcome.forget()
         for sessions in self.sessions.values():
             for session in sessions:
@@ -556,7 +585,7 @@ class Room:
             encode = (
                 encoding.encode if len(diff) > LARGE_STATE else encoding.encode_state
             )
-            pieces.append(encode(SyncStep2(diff)))
+            pieces.append(encode(SyncStep2(diff, self.position)))
         if session.lacking:
             session.lacking = False
             question = SyncStep1(self.document.state_vector())
@@ -566,13 +595,3 @@ class Room:
             pieces.append(encoding.encode(Presence(people)))
         if pieces:
             session.write(encoding.join(pieces))
-
-    def check_owed(self, session: Session) -> None:
-        """Complain about a session that writes on and on but doesn't read.
-
-        Raises:
-            Unavailable: If it is owed more acknowledgements than the limit.
-        """
-        if session.owed_size > self.limits.owed_size:
-            limit = self.limits.owed_size
-            raise Unavailable(f"{limit} bytes of acknowledgements are unread")

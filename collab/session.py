@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from .errors import CollabError
+from .errors import CollabError, Unavailable
 from .messages import Message, Saved
 
 MAX_RECEIPTS = 10_000
@@ -58,6 +58,7 @@ class Session:
         "marks",
         "missed",
         "mutual",
+        "numbered",
         "owed",
         "owed_before",
         "owed_size",
@@ -82,6 +83,7 @@ class Session:
         *,
         reader: bool = False,
         mutual: bool = False,
+        numbered: bool = False,
     ) -> None:
         self.encoding = encoding
         self.write = write
@@ -96,6 +98,9 @@ class Session:
         self.mutual = mutual
         """Whether it is asked what it has when it asks, and not before, and counts what
         it hears of being saved: once for each update, and for its answer to that."""
+        self.numbered = numbered
+        """Whether its updates have numbers, up to one of which all are acknowledged at
+        once, and it is told positions."""
         self.asked = 0
         """How often a mutual session has asked."""
         self.awaited = 0
@@ -106,7 +111,7 @@ class Session:
         """The last checkpoint that was confirmed to it; version 0 at first."""
         self.marks = 0
         """How many wait to be."""
-        self.talks = mutual
+        self.talks = mutual or numbered
         """Whether it is known to understand messages of the application's own. Others
         complain of them; y-websocket 3.1.0-rc fails, and hears nothing from then on."""
         self.told = False
@@ -163,6 +168,15 @@ class Session:
             return owed
         saved = self.encoding.encode(Saved(b""))
         return [piece for piece in owed[:before] if piece != saved] + owed[before:]
+
+    def check_owed(self, limit: int) -> None:
+        """Complain if it writes on and on but doesn't read.
+
+        Raises:
+            Unavailable: If it is owed more bytes of acknowledgements than the limit.
+        """
+        if self.behind is not None and self.owed_size > limit:
+            raise Unavailable(f"{limit} bytes of acknowledgements are unread")
 
     def send(self, *messages: Message) -> None:
         """Write messages at once."""

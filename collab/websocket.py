@@ -21,7 +21,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from .addressed import connect
+from .connecting import connect
 from .connection import Connection, document_name
 from .errors import CollabError, FrameTooBig, ProtocolError, Unavailable
 from .frames import BEAT, frame
@@ -281,7 +281,12 @@ class WebSocket(asyncio.Protocol):
         self._write(protocol.data_to_send())
         visitor = read_visitor(request, self._peer())
         connection = connect(
-            self.hub, name, encodings(protocol), _Carrier(self), visitor
+            self.hub,
+            name,
+            protocol.subprotocol,
+            encodings(protocol),
+            _Carrier(self),
+            visitor,
         )
         self._connection = connection
         self._left = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .document import EMPTY, LARGE_STATE, Document
-from .messages import Message, SyncStep2, Update
+from .messages import Message, Piece, SyncStep2, Update
 from .session import Encoding, Session
 
 RECENT = 64 * 1024
@@ -31,6 +31,9 @@ class Welcome:
         self._encoded: dict[tuple[Encoding, type[Message]], bytes] = {}
         """States, as encodings that others build upon have them, and those that are
         sealed for encodings that several sessions have."""
+        self._pieces: dict[tuple[Encoding, bytes], bytes] = {}
+        self.pieces: list[bytes] | None = None
+        """The state in pieces, if somebody wanted it so."""
         self._recent: list[tuple[bytes, Session | None]] = []
         self.recent_size = 0
 
@@ -54,6 +57,28 @@ class Welcome:
             self._encoded[base, Update] = encoded
             self._used = True
 
+    def cut(self, state: bytes, pieces: list[bytes]) -> None:
+        """Remember how a state is cut into pieces, if it is still ours."""
+        if state is self.state:
+            self.pieces = pieces
+
+    def parts(self, fresh: Sequence[tuple[bytes, Session | None]]) -> list[bytes]:
+        """The document in pieces that build upon each other."""
+        assert self.pieces is not None
+        self._used = True
+        since = [update for update, _ in (*self._recent, *fresh)]
+        return [*self.pieces, *since]
+
+    def encode_piece(self, encoding: Encoding, piece: bytes) -> bytes:
+        """Encode a piece, unless that was done already for somebody else."""
+        key = encoding.base, piece
+        encoded = self._pieces.get(key)
+        if encoded is None:
+            encoded = encoding.base.encode_state(Piece(piece))
+            if self.pieces is not None and piece in self.pieces:
+                self._pieces[key] = encoded
+        return encoding.seal(encoded)
+
     def note(self, fresh: Sequence[tuple[bytes, Session | None]]) -> None:
         """Add what happened since, with who need not be sent it."""
         if self.state is None:
@@ -65,8 +90,9 @@ class Welcome:
 
     def forget(self) -> None:
         """Let go of a state that is no longer worth its memory."""
-        self.state = None
+        self.state = self.pieces = None
         self._encoded.clear()
+        self._pieces.clear()
         self._recent.clear()
         self.recent_size = 0
 

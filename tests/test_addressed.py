@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from pycrdt import Text
 
-from collab.addressed import DENIAL, MAX_WAITING, AddressedConnection
+from collab.addressed import DENIAL, AddressedConnection
 from collab.asgi import ENCODINGS
 from collab.auth import Access, Attempt, Grant, Visitor
 from collab.connection import MAX_UNADMITTED, PATIENCE
@@ -30,6 +30,7 @@ from collab.errors import (
 )
 from collab.hub import Hub
 from collab.limits import Limits
+from collab.places import MAX_WAITING
 from collab.store import Store
 from tests.peers import data, edit, insert, presence, step1, step2
 from tests.test_room import Cursed
@@ -336,7 +337,7 @@ async def test_who_leaves_and_comes_back_is_heard_in_order(
     guarded: Hub, keeper: Doorkeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if it speaks while others have their turn."""
-    monkeypatch.setattr("collab.addressed.SLICE", -1.0)
+    monkeypatch.setattr("collab.places.SLICE", -1.0)
     keeper.slow["write:ann"] = asyncio.Event()
     ann = Client(guarded)
     ann.begin("d", token("write:ann"), LEAVING, token("write:bob"), step1())

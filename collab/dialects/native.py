@@ -1,0 +1,192 @@
+"""What Collab's own clients say: the subprotocol ``collab.v1``.
+
+A frame holds messages, each with a channel, which is a document, or 0 for the
+connection itself; then a kind, and what belongs to it. ``docs/protocol.md`` is the
+specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .. import wire
+from ..messages import (
+    Admitted,
+    Closed,
+    Hail,
+    Hello,
+    Left,
+    Message,
+    Note,
+    Open,
+    Opened,
+    Piece,
+    Ping,
+    Pong,
+    Presence,
+    Reconnect,
+    Refused,
+    Saved,
+    Stateless,
+    Synced,
+    SyncStep1,
+    SyncStep2,
+    Token,
+    TokenWanted,
+    Update,
+)
+
+SUBPROTOCOL = "collab.v1"
+
+VERSION = 1
+
+Reader: TypeAlias = Callable[[bytes, int], tuple[Message, int]]
+
+
+def decode(frame: bytes) -> list[tuple[int, Message]]:
+    """Read the messages of a frame, each with its channel.
+
+    What follows one of an unknown kind is ignored.
+
+    Raises:
+        ProtocolError: If anything of it is malformed.
+    """
+    messages: list[tuple[int, Message]] = []
+    at = 0
+    while at < len(frame) or not frame:
+        channel, at = wire.read_uint(frame, at)
+        kind, at = wire.read_uint(frame, at)
+        readers = _ON_CHANNEL if channel else _ON_CONNECTION
+        if kind >= len(readers):
+            break
+        message, at = readers[kind](frame, at)
+        messages.append((channel, message))
+    return messages
+
+
+def _read_hello(frame: bytes, at: int) -> tuple[Message, int]:
+    client, at = wire.read_text(frame, at)
+    return Hello(client), at
+
+
+def _read_ping(frame: bytes, at: int) -> tuple[Message, int]:
+    number, at = wire.read_uint(frame, at)
+    return Ping(number), at
+
+
+def _read_open(frame: bytes, at: int) -> tuple[Message, int]:
+    name, at = wire.read_text(frame, at)
+    token, at = wire.read_text(frame, at)
+    state_vector, at = wire.read_data(frame, at)
+    epoch, at = wire.read_text(frame, at)
+    position, at = wire.read_uint(frame, at)
+    return Open(name, token, state_vector, epoch, position), at
+
+
+def _read_close(frame: bytes, at: int) -> tuple[Message, int]:
+    return Left(), at
+
+
+def _read_update(frame: bytes, at: int) -> tuple[Message, int]:
+    sequence, at = wire.read_uint(frame, at)
+    update, at = wire.read_data(frame, at)
+    return Update(update, sequence=sequence), at
+
+
+def _read_presence(frame: bytes, at: int) -> tuple[Message, int]:
+    states, at = wire.read_data(frame, at)
+    return Presence(states), at
+
+
+def _read_note(frame: bytes, at: int) -> tuple[Message, int]:
+    user, at = wire.read_text(frame, at)
+    payload, at = wire.read_data(frame, at)
+    return Note(user, payload), at
+
+
+def _read_token(frame: bytes, at: int) -> tuple[Message, int]:
+    token, at = wire.read_text(frame, at)
+    return Token(token), at
+
+
+_ON_CONNECTION: tuple[Reader, ...] = (_read_hello, _read_ping)
+_ON_CHANNEL: tuple[Reader, ...] = (
+    _read_open,
+    _read_close,
+    _read_update,
+    _read_presence,
+    _read_note,
+    _read_token,
+)
+
+
+def encode(message: Message) -> bytes:
+    """Spell a message, without its channel."""
+    uint, data, text = wire.uint, wire.data, wire.text
+    match message:
+        case Update(update, position):
+            return b"\x02" + uint(position) + data(update)
+        case Saved(_, sequence, position):
+            return b"\x08" + uint(sequence) + uint(position)
+        case Presence(states):
+            return b"\x03" + data(states)
+        case Piece(update):
+            return b"\x06" + data(update)
+        case Synced(position):
+            return b"\x07" + uint(position)
+        case SyncStep1(state_vector):
+            return b"\x0b" + data(state_vector)
+        case Refused(reason, sequence):
+            return b"\x09" + uint(sequence) + text(reason)
+        case Opened(reader, epoch, position, size, state_vector):
+            start = b"\x00" + _flag(not reader) + text(epoch) + uint(position)
+            return start + uint(size) + data(state_vector)
+        case Closed(code, reason):
+            return b"\x01" + uint(code) + text(reason)
+        case Note(user, payload):
+            return b"\x04" + text(user) + data(payload)
+        case Stateless(said):
+            return b"\x04\x00" + text(said)
+        case TokenWanted(seconds):
+            return b"\x05" + uint(seconds)
+        case Admitted(reader):
+            return b"\x0a" + _flag(not reader)
+        case Hail(version, connection, heartbeat, size):
+            return (
+                b"\x00"
+                + uint(version)
+                + text(connection)
+                + uint(heartbeat)
+                + uint(size)
+            )
+        case Pong(number):
+            return b"\x01" + uint(number)
+        case Reconnect(after, window):
+            return b"\x02" + uint(after) + uint(window)
+        case _:
+            raise ValueError(f"this dialect has no {type(message).__name__}")
+
+
+def _flag(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """The dialect on a channel."""
+
+    prefix: bytes
+
+    @classmethod
+    def of(cls, channel: int) -> Numbered:
+        """The dialect on the channel of a number."""
+        return cls(wire.uint(channel))
+
+    def encode(self, message: Message) -> bytes:
+        """Spell a message."""
+        if isinstance(message, SyncStep2):
+            piece = self.prefix + encode(Piece(message.update))
+            return piece + self.prefix + encode(Synced(message.position))
+        return self.prefix + encode(message)

@@ -1,0 +1,309 @@
+"""One of our own clients: ``collab.v1``, many documents, with resumption.
+
+A document is opened in pieces, and while they are sent its session counts as behind:
+what happens meanwhile comes as one difference at the end, however slowly they are read.
+Reference: ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Generator
+from functools import partial
+
+from . import wire
+from .auth import Visitor
+from .connection import Encodings, Transport, blame
+from .contents import finish
+from .dialects import native
+from .dialects.native import VERSION
+from .errors import CollabError, NothingOpened, ProtocolError, QuotaExceeded
+from .hub import Hub
+from .limits import check_name
+from .messages import (
+    Closed,
+    Hail,
+    Hello,
+    Left,
+    Message,
+    Note,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Presence,
+    Synced,
+    Token,
+)
+from .notices import pass_on
+from .opening import take_turns
+from .places import Place, Places
+from .recent import suffices
+from .room import Room
+from .session import Session
+from .splitting import PIECE, split
+from .updates import ACCEPTED, parse_steps
+
+MAX_NOTE = 64 * 1024
+"""Bytes of what one says to others beside the document."""
+
+MAX_TOKEN = 8 * 1024
+"""Bytes of a token."""
+
+SIGN = wire.uint(0) + native.encode(Pong(0))
+"""What is said as a sign of life."""
+
+
+class Berth(Place[int, Message]):
+    """A client's place in the document of one channel."""
+
+    __slots__ = ()
+
+
+class NativeConnection(Places[int, Message, Berth]):
+    """One of our own clients."""
+
+    __slots__ = ("_encodings", "_greeted")
+
+    def __init__(
+        self, hub: Hub, encodings: Encodings, transport: Transport, visitor: Visitor
+    ) -> None:
+        super().__init__(hub, transport, visitor)
+        self._encodings = encodings
+        self._greeted = False
+
+    def open(self) -> None:
+        """Nothing is opened until a message names it."""
+
+    # What the client says.
+
+    def receive(self, payload: bytes) -> Awaitable[None] | None:
+        """Take what the client sent; an awaitable if that takes a while."""
+        messages = native.decode(payload)
+        size = len(payload) // max(1, len(messages))
+        for channel, message in messages:
+            if channel:
+                self._take(channel, message, size)
+            else:
+                self._answer(message)
+        return self._relief()
+
+    def _answer(self, message: Message) -> None:
+        """Take a message about the connection."""
+        if isinstance(message, Hello):
+            if self._greeted:
+                raise ProtocolError("a second Hello")
+            self._greeted = True
+            limits = self.hub.limits
+            name, beat = secrets.token_hex(8), 1000 * limits.heartbeat
+            self._say(0, Hail(VERSION, name, beat, limits.frame_size))
+        elif isinstance(message, Ping) and self._drained is None:
+            self._say(0, Pong(message.number))
+
+    def _take(self, channel: int, message: Message, size: int) -> None:
+        if not self._greeted:
+            raise ProtocolError("no Hello at first")
+        place = self.places.get(channel)
+        if place is None:
+            if isinstance(message, Open):
+                self._add(channel, message)
+            # Else it was closed, and the client didn't know yet.
+        elif place.inbox is not None:
+            self._keep(place, message, size)
+        elif isinstance(message, Open):
+            raise ProtocolError("this channel is open")
+        elif isinstance(message, Left):
+            self._end(place, goodbye=True)
+        elif isinstance(message, Token):
+            self._begin(place, self._admit(place, message.token))
+        elif place.room is not None:
+            self._take_now(place, message, size)
+
+    def _take_now(self, place: Berth, message: Message, size: int) -> None:
+        try:
+            if isinstance(message, Note):
+                self._pass_on(place, message)
+                return
+            waiting = place.take(message, size)
+        except CollabError as exc:
+            self._fail(place, exc)
+            return
+        if waiting is not None:
+            self._begin(place, waiting)
+
+    def _pass_on(self, place: Berth, note: Note) -> None:
+        if len(note.payload) > MAX_NOTE:
+            raise QuotaExceeded("bytes of a message", MAX_NOTE)
+        assert place.room is not None
+        pass_on(place.room, note, place.session)
+
+    def _add(self, channel: int, message: Open) -> None:
+        if len(self.places) >= self.hub.limits.documents:
+            error = QuotaExceeded("documents", self.hub.limits.documents)
+            self._say(channel, Closed(error.close_code, error.reason))
+            return
+        transport = self._transport
+        session = Session(
+            self._encodings.numbered(channel),
+            transport.write,
+            transport.probe,
+            transport.refuse,
+            numbered=True,
+        )
+        place = self.places[channel] = Berth(self.hub, channel, _undecoded, session)
+        session.dismiss = partial(self._fail, place)
+        self._begin(place, self._open(place, message))
+
+    async def _step(self, place: Berth, content: Message) -> None:
+        match content:
+            case Left():
+                self._end(place, goodbye=True)
+            case Token(token):
+                await self._admit(place, token)
+            case Open():
+                raise ProtocolError("this channel is open")
+            case Note():
+                if place.room is not None:
+                    self._pass_on(place, content)
+            case _:
+                if place.room is not None:
+                    waiting = place.take(content, 0)
+                    if waiting is not None:
+                        await waiting
+
+    def _restart(self, key: int, content: Message, size: int) -> None:
+        self._take(key, content, size)
+
+    # Opening.
+
+    async def _open(self, place: Berth, message: Open) -> None:
+        place.name = check_name(message.name)
+        wire.read_state_vector(message.state_vector)  # Complain now, if at all.
+        if len(message.token) > MAX_TOKEN:
+            raise QuotaExceeded("bytes of a token", MAX_TOKEN)
+        attempt = self.visitor.attempt(place.name, message.token)
+        grant = await self.hub.door.admit(attempt)
+        room = await self.hub.enter(place.name)
+        if place.leaving is not None:
+            return
+        place.seat(room, grant)
+        # What is shown from now on is what comes behind the pieces.
+        room.fell_behind(place.session)
+        place.session.owed.clear()
+        position, vector = room.position, room.document.state_vector()
+        pieces = await self._missing(room, message)
+        size = sum(map(len, pieces))
+        session = place.session
+        session.send(Opened(session.reader, room.epoch, position, size, vector))
+        for piece in pieces:
+            while self._drained is not None and place.leaving is None:
+                await self._drained.wait()
+            if place.room is not room:
+                return
+            encoded = room.welcome.encode_piece(session.encoding, piece)
+            session.write(session.encoding.join([encoded]))
+        people = room.people.encode()
+        if people is not None:
+            session.send(Presence(people))
+        session.synced = True
+        await self._keep_up(place, position)
+
+    async def _missing(self, room: Room, message: Open) -> list[bytes]:
+        """What the client lacks, in pieces; all that the room has now is in them."""
+        rows = _rows_since(room, message)
+        if rows is not None:
+            return rows
+        large, vector = room.document.large, message.state_vector
+        if vector != b"\x00":
+            steps = room.diff_steps(vector)
+            return await _cut(await self._run(room, steps, large))
+        if room.welcome.pieces is None:
+            steps = room.encode_steps()
+            state = await self._run(room, steps, large)
+            room.welcome.cut(state, await _cut(state))
+        return room.welcome.parts(room.fresh)
+
+    async def _run(
+        self, room: Room, steps: Generator[None, None, bytes], large: bool
+    ) -> bytes:
+        return await self.hub.occupy(room, steps) if large else finish(steps)
+
+    async def _keep_up(self, place: Berth, position: int) -> None:
+        """Send what happened while pieces were sent; from then on it isn't behind."""
+        room, session = place.room, place.session
+        while self._drained is not None and place.leaving is None:
+            await self._drained.wait()
+        if room is None or place.room is not room:
+            return
+        if session.behind_version == room.document.version:
+            position = room.shown
+            session.owed.append(session.encoding.encode(Synced(position)))
+        waiting = place.catch_up()
+        if waiting is not None:
+            await waiting
+
+    async def _admit(self, place: Berth, token: str) -> None:
+        """Go on with what a new token allows."""
+        if len(token) > MAX_TOKEN:
+            raise QuotaExceeded("bytes of a token", MAX_TOKEN)
+        attempt = self.visitor.attempt(place.name, token)
+        grant = await self.hub.door.admit(attempt)
+        if place.room is not None:
+            place.regrant(grant)
+
+    # What is said to the client, besides what rooms say.
+
+    def _say(self, channel: int, message: Message) -> None:
+        if not self._muted:
+            encoding = self._encodings.numbered(channel)
+            self._transport.write(encoding.join([encoding.encode(message)]))
+
+    def _end(self, place: Berth, goodbye: bool) -> None:
+        place.leave(goodbye)
+        self.places.pop(place.key, None)
+
+    def _fail(self, place: Berth, error: CollabError) -> None:
+        if isinstance(error, ProtocolError) and place.name:
+            raise error
+        blame(error, place.name, self.visitor.peer)
+        self._end(place, goodbye=False)
+        self._say(place.key, Closed(error.close_code, error.reason))
+
+    def beat(self) -> bytes | None:
+        """What to say as a sign of life."""
+        if not self._greeted:
+            self._transport.refuse(NothingOpened())
+            return None
+        return SIGN
+
+
+def _rows_since(room: Room, message: Open) -> list[bytes] | None:
+    """What was appended since somebody left, if that is known, and enough."""
+    if not message.epoch or message.epoch != room.epoch:
+        return None
+    rows = room.recent.since(message.position)
+    if rows is None:
+        return None
+    rows += [update for update, _ in room.ledger.unsaved]
+    clocks = wire.read_state_vector(message.state_vector)
+    return rows if suffices(clocks, rows, room.document.gate.clocks) else None
+
+
+async def _cut(update: bytes) -> list[bytes]:
+    """Cut an update into pieces, each of which builds upon those before it."""
+    return await take_turns(_cut_steps(update))
+
+
+def _cut_steps(update: bytes) -> Generator[None, None, list[bytes]]:
+    if len(update) <= PIECE:
+        return [update]
+    parsed = yield from parse_steps(update, ACCEPTED, {})
+    pieces = []
+    for piece in split(update, parsed, PIECE):
+        pieces.append(piece)
+        yield
+    return pieces
+
+
+def _undecoded(payload: bytes, at: int) -> tuple[Message, int]:
+    raise AssertionError("messages of our own are decoded with their channel")

@@ -1,0 +1,57 @@
+"""What was appended to a log last, for clients that were away for a moment.
+
+A difference to a state vector has all deletions of the document in it; what was
+appended since somebody left is mostly a few bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from .updates import parse
+
+MAX_ROWS = 1000
+MAX_SIZE = 128 * 1024
+"""Bytes of updates that are kept."""
+
+
+class Recent:
+    """The last updates of a log, without gaps."""
+
+    def __init__(self, position: int = 0) -> None:
+        self.start = position
+        """The position behind which they are."""
+        self.rows: deque[bytes] = deque()
+        self.size = 0
+
+    def append(self, updates: Sequence[bytes]) -> None:
+        """Add what was appended at the next positions."""
+        self.rows.extend(updates)
+        self.size += sum(map(len, updates))
+        while len(self.rows) > MAX_ROWS or self.size > MAX_SIZE:
+            self.size -= len(self.rows.popleft())
+            self.start += 1
+
+    def since(self, position: int) -> list[bytes] | None:
+        """The updates behind a position; ``None`` if these are more than is kept."""
+        if not self.start <= position <= self.start + len(self.rows):
+            return None
+        return [*self.rows][position - self.start :]
+
+
+def suffices(
+    clocks: Mapping[int, int], updates: Sequence[bytes], wanted: Mapping[int, int]
+) -> bool:
+    """Whether somebody with a state vector has what is wanted, given some updates.
+
+    Only structs have clocks: whether the deletions are there, nobody can tell.
+    """
+    reached = dict(clocks)
+    for update in updates:
+        parsed = parse(update)
+        for client, ranges in parsed.ranges.items():
+            for start, end in zip(ranges[::2], ranges[1::2], strict=True):
+                if start <= reached.get(client, 0):
+                    reached[client] = max(reached.get(client, 0), end)
+    return all(reached.get(client, 0) >= clock for client, clock in wanted.items())

@@ -1,0 +1,412 @@
+"""One of our own clients: channels, resumption, acknowledgements, messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycrdt import Doc, Text
+
+from benchmarks.documents import typed
+from collab.asgi import PayloadEncodings
+from collab.auth import Access, Attempt, Grant, Visitor
+from collab.errors import CollabError, NothingOpened, ProtocolError
+from collab.hub import Hub
+from collab.joining import Joined
+from collab.limits import Limits
+from collab.native import MAX_NOTE, NativeConnection
+from collab.store import Store
+from tests.peers import data, insert, uint
+from tests.vectors import history
+
+FIRST, SECOND, THIRD, FOURTH = history("reorder")
+NOTHING = b"\x00\x00"
+ENCODINGS = PayloadEncodings()
+HELLO = b"\x00\x00" + data(b"test/1")
+
+
+async def authorize(attempt: Attempt) -> Grant | None:
+    access, _, user = attempt.token.partition(":")
+    return Grant(user, Access(access)) if access in ("read", "write") else None
+
+
+def read_uint(frame: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = frame[at]
+        at += 1
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return number, at
+
+
+def read_data(frame: bytes, at: int) -> tuple[bytes, int]:
+    size, at = read_uint(frame, at)
+    return frame[at : at + size], at + size
+
+
+FIELDS = {
+    0: ("Opened", "uduud"),
+    1: ("Closed", "ud"),
+    2: ("Update", "ud"),
+    3: ("Presence", "d"),
+    4: ("Message", "dd"),
+    5: ("TokenWanted", "u"),
+    6: ("Piece", "d"),
+    7: ("Synced", "u"),
+    8: ("Saved", "uu"),
+    9: ("Refused", "ud"),
+    10: ("Access", "u"),
+    11: ("Question", "d"),
+}
+
+
+class Client:
+    """A client that reads what is written to it by the specification alone."""
+
+    def __init__(self, hub: Hub, token: str = "") -> None:
+        self.hub = hub
+        self.frames: list[bytes] = []
+        self.refusals: list[CollabError] = []
+        visitor = Visitor("somebody", token=token)
+        self.connection = NativeConnection(hub, ENCODINGS, self, visitor)
+        self.connection.receive(HELLO)
+        (self.hail,) = self.frames
+        self.frames.clear()
+
+    def write(self, encoded: Any) -> None:
+        self.frames += encoded
+
+    def probe(self) -> None:
+        """Nobody is asked."""
+
+    def refuse(self, error: CollabError) -> None:
+        self.refusals.append(error)
+
+    async def say(self, channel: int, *messages: bytes) -> None:
+        frame = b"".join(uint(channel) + message for message in messages)
+        waiting = self.connection.receive(frame)
+        if waiting is not None:
+            await waiting
+        await self.settle(channel)
+
+    async def settle(self, channel: int) -> None:
+        place = self.connection.places.get(channel)
+        await until(lambda: place is None or place.inbox is None)
+        await asyncio.sleep(0)
+        await self.hub.journal.flush()
+        await asyncio.sleep(0)
+
+    def hears(self, channel: int = 1) -> list[tuple[Any, ...]]:
+        """What it was written on a channel since the last time."""
+        heard: list[tuple[Any, ...]] = []
+        rest: list[bytes] = []
+        for frame in self.frames:
+            at = 0
+            while at < len(frame):
+                number, at = read_uint(frame, at)
+                kind, at = read_uint(frame, at)
+                name, fields = FIELDS[kind]
+                values: list[Any] = [name]
+                for field in fields:
+                    value, at = (read_uint if field == "u" else read_data)(frame, at)
+                    values.append(value)
+                if number == channel:
+                    heard.append(tuple(values))
+                else:
+                    rest.append(frame)
+        self.frames = rest
+        return heard
+
+
+async def until(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0)
+
+
+def opening(
+    name: str = "d",
+    vector: bytes = b"\x00",
+    epoch: bytes = b"",
+    position: int = 0,
+    token: bytes = b"",
+) -> bytes:
+    spelled = b"\x00" + data(name.encode()) + data(token)
+    return spelled + data(vector) + data(epoch) + uint(position)
+
+
+def edit(sequence: int, update: bytes) -> bytes:
+    return b"\x02" + uint(sequence) + data(update)
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    hub = Hub(Store(f"sqlite:///{tmp_path / 'log.db'}"), Limits(documents=5))
+    await hub.open()
+    yield hub
+    await hub.close()
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Hub]:
+    log = Store(f"sqlite:///{tmp_path / 'log.db'}")
+    hub = Hub(log, Limits(), authorize=authorize)
+    await hub.open()
+    yield hub
+    await hub.close()
+
+
+async def reopened(hub: Hub, name: str = "d") -> str:
+    """Have a document put away and opened again; return its epoch."""
+    await hub.journal.flush()
+    del hub.rooms[name]
+    room = await hub.enter(name)
+    return room.epoch
+
+
+# Opening.
+
+
+async def test_a_client_is_welcomed_and_opens_a_document(hub: Hub) -> None:
+    ann = Client(hub)
+    assert ann.hail.startswith(b"\x00\x00\x01")
+    await ann.say(1, opening())
+    assert ann.hears() == [
+        ("Opened", 1, b"", 0, 2, b"\x00"),
+        ("Piece", NOTHING),
+        ("Synced", 0),
+    ]
+
+
+async def test_an_edit_is_shown_and_acknowledged_up_to_its_number(hub: Hub) -> None:
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await bob.say(300, opening())
+    ann.hears(), bob.hears(300)
+    await ann.say(1, edit(1, FIRST), edit(2, SECOND))
+    assert ann.hears() == [("Saved", 2, 2)]
+    assert bob.hears(300) == [("Update", 0, FIRST), ("Update", 0, SECOND)]
+    await ann.say(1, edit(3, THIRD))
+    assert bob.hears(300) == [("Update", 2, THIRD)]
+    assert ann.hears() == [("Saved", 3, 3)]
+    await ann.say(1, edit(4, THIRD))  # It changes nothing, and is there.
+    assert ann.hears() == [("Saved", 4, 0)]
+
+
+async def test_who_comes_back_gets_what_was_appended_since(hub: Hub) -> None:
+    ann = Client(hub)
+    await ann.say(1, opening(), edit(1, FIRST), edit(2, SECOND))
+    epoch = (await reopened(hub)).encode()
+    vector = hub.rooms["d"].document.state_vector()
+    bob = Client(hub)
+    await bob.say(1, opening())
+    bob.hears()
+    await bob.say(1, edit(1, THIRD))
+    assert bob.hears() == [("Saved", 1, 3)]
+    away = Client(hub)
+    await away.say(1, opening(vector=vector, epoch=epoch, position=2))
+    opened, *rest = away.hears()
+    assert opened[:5] == ("Opened", 1, epoch, 3, len(THIRD))
+    assert rest == [("Piece", THIRD), ("Synced", 3)]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "vector"),
+    [
+        (b"other", 2, b"\x01\x01\x02"),
+        (None, 1, b"\x00"),  # It says that it has what it doesn't.
+        (None, 9, b"\x01\x01\x02"),
+    ],
+)
+async def test_the_state_vector_is_the_truth(
+    hub: Hub, epoch: bytes | None, position: int, vector: bytes
+) -> None:
+    ann = Client(hub)
+    await ann.say(1, opening(), edit(1, FIRST), edit(2, SECOND))
+    right = (await reopened(hub)).encode()
+    bob = Client(hub)
+    await bob.say(1, opening())
+    await bob.say(1, edit(1, THIRD))
+    away = Client(hub)
+    asked = opening(vector=vector, epoch=epoch or right, position=position)
+    await away.say(1, asked)
+    heard = away.hears()
+    doc: Doc[Any] = Doc()
+    if vector != b"\x00":
+        doc.apply_update(FIRST)
+        doc.apply_update(SECOND)
+    for name, *values in heard:
+        if name == "Piece":
+            doc.apply_update(values[0])
+    assert str(doc.get("t", type=Text)) == "axc"
+    assert heard[-1] == ("Synced", 3)
+
+
+async def test_a_large_document_comes_in_pieces_that_can_be_applied(hub: Hub) -> None:
+    whole = Joined(typed(300_000)).encode()
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await ann.say(1, edit(1, whole))
+    await bob.say(1, opening())
+    opened, *pieces, synced = bob.hears()
+    assert opened[0] == "Opened"
+    assert len(pieces) > 3
+    assert opened[4] == sum(len(piece[1]) for piece in pieces)
+    doc: Doc[Any] = Doc()
+    for name, piece in pieces:
+        assert name == "Piece"
+        doc.apply_update(piece)
+    room = hub.rooms["d"].document
+    assert doc.get_state() == Doc.get_state(room.doc)
+    assert synced == ("Synced", 1)
+
+
+async def test_pieces_wait_for_who_reads_slowly(hub: Hub) -> None:
+    whole = Joined(typed(200_000)).encode()
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await ann.say(1, edit(1, whole))
+    write = bob.write
+
+    def fill(encoded: Any) -> None:
+        write(encoded)
+        bob.connection.filled()
+
+    bob.write = fill  # type: ignore[method-assign]
+    bob.connection._transport = bob
+    assert bob.connection.receive(b"\x01" + opening()) is None
+
+    def is_synced() -> bool:
+        bob.connection.drained()
+        return b"\x01\x07" in b"".join(bob.frames[-2:])[-20:]
+
+    for count in range(1, 4):
+        while len(bob.frames) < count:
+            await asyncio.sleep(0)
+        await ann.say(1, edit(1 + count, insert(99 + count, "x", root="other")))
+        bob.connection.drained()
+    await until(is_synced)
+    doc: Doc[Any] = Doc()
+    for name, *values in bob.hears():
+        if name == "Piece":
+            doc.apply_update(values[0])
+    assert str(doc.get("other", type=Text)) == "xxx"
+
+
+# Access.
+
+
+async def test_who_is_denied_has_its_channel_closed(guarded: Hub) -> None:
+    ann = Client(guarded)
+    await ann.say(1, opening())
+    assert ann.hears() == [("Closed", 4403, b"permission-denied")]
+    await ann.say(1, opening(token=b"write:ann"), edit(1, FIRST))
+    assert ann.hears()[-1] == ("Saved", 1, 1)
+    assert ann.refusals == []
+
+
+async def test_a_reader_is_refused_each_edit_and_may_get_more(guarded: Hub) -> None:
+    ann = Client(guarded, "read:ann")
+    await ann.say(1, opening(), edit(1, FIRST), edit(2, FIRST))
+    opened, *_, first, second = ann.hears()
+    assert opened[1] == 0
+    assert first == ("Refused", 1, b"read-only")
+    assert second == ("Refused", 2, b"read-only")
+    await ann.say(1, b"\x05" + data(b"write:ann"))
+    assert ann.hears() == [("Access", 1), ("Question", b"\x00")]
+    await ann.say(1, edit(3, FIRST))
+    assert ann.hears() == [("Saved", 3, 1)]
+    guarded.request_tokens("d")
+    assert ann.hears() == [("TokenWanted", 60)]
+    await ann.say(1, b"\x05" + data(b"wrong"))
+    assert ann.hears() == [("Closed", 4403, b"permission-denied")]
+    assert len(guarded.rooms["d"]) == 0
+
+
+# What is said besides.
+
+
+async def test_messages_reach_all_others_or_one_user(guarded: Hub) -> None:
+    ann, bob, cleo = (Client(guarded, f"write:{who}") for who in ("ann", "bob", "cleo"))
+    for client in (ann, bob, cleo):
+        await client.say(1, opening())
+        client.hears()
+    await ann.say(1, b"\x04" + data(b"") + data(b"to all"))
+    assert bob.hears() == cleo.hears() == [("Message", b"ann", b"to all")]
+    await bob.say(1, b"\x04" + data(b"cleo") + data(b"\x00\xff"))
+    assert cleo.hears() == [("Message", b"bob", b"\x00\xff")]
+    assert ann.hears() == bob.hears() == []
+    guarded.broadcast("d", "from above")
+    assert ann.hears() == [("Message", b"", b"from above")]
+    await ann.say(1, b"\x04" + data(b"") + data(b"x" * (MAX_NOTE + 1)))
+    assert ann.hears()[0][:2] == ("Closed", 4413)
+
+
+async def test_presence_is_seen_and_leaves(hub: Hub) -> None:
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await bob.say(2, opening())
+    bob.hears(2)
+    states = b"\x01\x07\x01" + data(b'{"a":1}')
+    await ann.say(1, b"\x03" + data(states))
+    await until(lambda: bob.frames)
+    assert bob.hears(2) == [("Presence", states)]
+    await ann.say(1, b"\x01")
+    await until(lambda: bob.frames)
+    assert bob.hears(2) == [("Presence", b"\x01\x07\x01" + data(b"null"))]
+
+
+async def test_a_ping_is_answered_and_life_is_shown(hub: Hub) -> None:
+    ann = Client(hub)
+    ann.connection.receive(b"\x00\x01" + uint(77))
+    assert ann.frames == [b"\x00\x01" + uint(77)]
+    assert ann.connection.beat() == b"\x00\x01\x00"
+    shy = Client(hub)
+    shy.connection._greeted = False
+    assert shy.connection.beat() is None
+    assert [type(error) for error in shy.refusals] == [NothingOpened]
+
+
+# What is wrong.
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"\x01", b"\x00\x00\x01", HELLO, b"\x01\x02\x01\x09ab"],
+    ids=["nothing", "a channel alone", "half a hello", "two hellos", "a length"],
+)
+async def test_what_is_no_message_ends_the_connection(hub: Hub, frame: bytes) -> None:
+    ann = Client(hub)
+    with pytest.raises(ProtocolError):
+        ann.connection.receive(frame)
+
+
+async def test_hello_comes_first(hub: Hub) -> None:
+    shy = Client(hub)
+    shy.connection._greeted = False
+    with pytest.raises(ProtocolError, match="Hello"):
+        shy.connection.receive(b"\x01" + opening())
+
+
+async def test_an_error_of_one_document_concerns_no_other(hub: Hub) -> None:
+    ann = Client(hub)
+    await ann.say(1, opening("d"))
+    await ann.say(2, opening("e"))
+    ann.frames.clear()
+    await ann.say(1, edit(1, b"\x00\x00\x00"), edit(2, FIRST))
+    reason = b"update rejected: trailing-bytes"
+    assert ann.hears(1) == [("Closed", 4422, reason)]
+    await ann.say(2, edit(1, FIRST))
+    assert ann.hears(2) == [("Saved", 1, 1)]
+    await ann.say(3, opening("a/../b"))
+    assert ann.hears(3) == [("Closed", 4400, b"bad document name")]
+    for channel in range(3, 9):
+        await ann.say(channel, opening(f"d{channel}"))
+    assert ann.hears(8) == [("Closed", 4413, b"too many documents")]
+    with pytest.raises(ProtocolError, match="open"):
+        ann.connection.receive(b"\x02" + opening("e"))
