@@ -205,7 +205,7 @@ class _Socket:
         self.connection = connect(hub, name, subprotocol, ENCODINGS, self, visitor)
 
     async def run(self) -> None:
-        spoke = self.hub.add(self)
+        spoke = self.hub.wheel.add(self)
         self.receiver = asyncio.current_task()
         sender = self.hub.spawn(self._send())
         goodbye = False
@@ -233,7 +233,7 @@ class _Socket:
 
     def _leave(self, spoke: int, goodbye: bool) -> None:
         self.ended = True  # Whoever still fails has nothing to add.
-        self.hub.remove(self, spoke)
+        self.hub.wheel.remove(self, spoke)
         self.connection.close(goodbye)
 
     async def _receive(self) -> None:
@@ -274,7 +274,7 @@ class _Socket:
                     self.queued -= before
                     if self.full and not self.queue:
                         self.full = False
-                        self.hub.full.discard(self)
+                        self.hub.wheel.full.discard(self)
                         self.connection.drained()
         except (WebSocketDisconnect, RuntimeError):
             # Gone. What it said before is still to be heard, and then that it is gone.
@@ -305,7 +305,7 @@ class _Socket:
             self.full = True
             patience = asyncio.get_running_loop().time() + self.hub.limits.slow_time
             self.deadline = max(self.deadline, patience)
-            self.hub.full.add(self)
+            self.hub.wheel.full.add(self)
             self.connection.filled()
 
     def refuse(self, error: CollabError) -> None:
@@ -321,6 +321,10 @@ class _Socket:
         said = None if self.full else self.connection.beat()
         if said is not None:
             self.write([said])
+
+    def advise(self, window: float) -> None:
+        """Tell the client to move elsewhere, if it can be told."""
+        self.connection.advise(window)
 
     def check_progress(self, now: float) -> None:
         """Cut off a peer that stopped reading."""

@@ -101,6 +101,12 @@ class Connection(Protocol):
     def beat(self) -> bytes | None:
         """What to say as a sign of life, that a client counts as a message."""
 
+    def advise(self, window: float) -> bool:
+        """Tell the client to move elsewhere, within so many seconds.
+
+        ``False`` if its dialect has no word for that.
+        """
+
     def filled(self) -> None:
         """Hear that the transport is full."""
 
@@ -261,6 +267,10 @@ class NamedConnection:
                 self.channel.session.dismiss(NothingOpened())
                 return None
         return yjs.KEEPALIVE
+
+    def advise(self, window: float) -> bool:
+        """There is no word for it."""
+        return False
 
     def filled(self) -> None:
         """Hear that the transport is full."""

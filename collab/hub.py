@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from .auth import Authorize, Door, Grant
 from .caretaker import Caretaker, Tail
@@ -29,6 +29,7 @@ from .room import Room
 from .session import Encoding
 from .store import Row, Store
 from .updates import LARGE
+from .wheel import Wheel
 
 logger = logging.getLogger("collab.hub")
 
@@ -62,16 +63,6 @@ OnStateless: TypeAlias = Callable[[str, str, Grant], object]
 text, and who it is."""
 
 
-class Beating(Protocol):
-    """What the hub's timer does for connections."""
-
-    def beat(self) -> None:
-        """Give a sign of life; end it if the other side gave none since last time."""
-
-    def check_progress(self, now: float) -> None:
-        """End it if it is full and hasn't drained for too long."""
-
-
 class Hub:
     """The rooms of a process. Use :meth:`open` and :meth:`close` once each."""
 
@@ -93,10 +84,7 @@ class Hub:
         self.rooms: dict[str, Room] = {}
         self.tails: dict[Room, Tail] = {}
         self.draining = False
-        self.full: set[Beating] = set()
-        """Connections whose transports are full."""
-        self._wheel: list[set[Beating]] = [set() for _ in range(limits.heartbeat)]
-        self._spoke = 0
+        self.wheel = Wheel(limits.heartbeat)
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._healing: dict[Room, asyncio.Task[None]] = {}
         self._occupied: dict[Room, asyncio.Task[Any]] = {}
@@ -182,11 +170,18 @@ class Hub:
         return self._drained_since
 
     async def drain(self) -> None:
-        """Refuse new connections, and save all edits that have arrived."""
+        """Refuse new connections, tell others to go, and save what has arrived."""
         self._begin_to_stop()
         if self._draining is None:
+            self.wheel.begin_to_leave()
             self._draining = self.spawn(self._drain())
         await asyncio.shield(self._draining)
+
+    async def settle(self) -> None:
+        """Save what has arrived since, if that doesn't take long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self.journal.flush()
 
     async def _drain(self) -> None:
         self._flush_ready()
@@ -524,26 +519,10 @@ class Hub:
 
     # The timer.
 
-    def add(self, connection: Beating) -> int:
-        """Give a connection its heartbeat; return what :meth:`remove` wants."""
-        wheel = self._wheel
-        spoke = min(range(len(wheel)), key=lambda spoke: len(wheel[spoke]))
-        wheel[spoke].add(connection)
-        return spoke
-
-    def remove(self, connection: Beating, spoke: int) -> None:
-        """Forget a connection."""
-        self._wheel[spoke].discard(connection)
-        self.full.discard(connection)
-
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(1.0, self._tick)
         now = self._loop.time()
-        self._spoke = (self._spoke + 1) % len(self._wheel)
-        for connection in list(self._wheel[self._spoke]):
-            connection.beat()
-        for connection in list(self.full):
-            connection.check_progress(now)
+        self.wheel.turn(now)
         self.journal.complain(now)
         self._relieve()
         patience = max(POLL, len(self.rooms) / POLLED)

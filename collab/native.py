@@ -32,6 +32,7 @@ from .messages import (
     Ping,
     Pong,
     Presence,
+    Reconnect,
     Synced,
     Token,
 )
@@ -268,6 +269,12 @@ class NativeConnection(Places[int, Message, Berth]):
         blame(error, place.name, self.visitor.peer)
         self._end(place, goodbye=False)
         self._say(place.key, Closed(error.close_code, error.reason))
+
+    def advise(self, window: float) -> bool:
+        """Tell the client to move elsewhere, within the time that is left."""
+        if self._greeted:
+            self._say(0, Reconnect(0, int(1000 * window)))
+        return self._greeted
 
     def beat(self) -> bytes | None:
         """What to say as a sign of life."""

@@ -184,6 +184,10 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
 
     # What the transport says.
 
+    def advise(self, window: float) -> bool:
+        """There is no word for it, unless the dialect has one."""
+        return False
+
     def filled(self) -> None:
         """Hear that the transport is full."""
         if self._drained is None:

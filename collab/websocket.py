@@ -44,6 +44,9 @@ quiet.setLevel(logging.CRITICAL)
 CLOSE_TIME = 5.0
 """Seconds that the other end has to answer a close frame, or a probe."""
 
+MOVING = 1.0
+"""Seconds more that a client has that moves elsewhere, to have everything there."""
+
 MAX_FRAGMENTS = 4096
 """Frames of one message."""
 
@@ -67,6 +70,7 @@ class WebSocket(asyncio.Protocol):
         "_heard",
         "_inbox",
         "_left",
+        "_moves",
         "_progress",
         "_protocol",
         "_refused",
@@ -103,6 +107,8 @@ class WebSocket(asyncio.Protocol):
         self._head = b""
         """The beginning of a frame whose header isn't complete."""
         self._heard = True
+        self._moves = False
+        """Whether it was told to move elsewhere."""
         self._closing: asyncio.TimerHandle | None = None
         self._progress: tuple[int, float] | None = None
         self._spoke = -1
@@ -234,25 +240,34 @@ class WebSocket(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._connection is not None:
             self._progress = (self._pending(), asyncio.get_running_loop().time())
-            self.hub.full.add(self)
+            self.hub.wheel.full.add(self)
             self._connection.filled()
 
     def resume_writing(self) -> None:
         self._heard = True
         self._progress = None
-        self.hub.full.discard(self)
+        self.hub.wheel.full.discard(self)
         if self._connection is not None:
             self._connection.drained()
 
     def shutdown(self) -> None:
-        """Close with 1012 once all edits that have arrived are saved."""
-        if not self.hub.draining:
-            self.hub.draining = True
+        """Close with 1012, when it is its turn and its edits are saved."""
+        self.hub.draining = True
         self.hub.spawn(self._shutdown())
 
     async def _shutdown(self) -> None:
         await self.hub.drain()
+        wheel = self.hub.wheel
+        # Who moves by itself is given the time for it.
+        turn = wheel.window + MOVING if self._moves else wheel.turn_to_leave()
+        await asyncio.sleep(turn)
+        await self.hub.settle()
         self._close(1012, "service restart")
+
+    def advise(self, window: float) -> None:
+        """Tell the client to move elsewhere, if it can be told."""
+        if self._connection is not None:
+            self._moves = self._connection.advise(window)
 
     # The handshake.
 
@@ -290,7 +305,7 @@ class WebSocket(asyncio.Protocol):
         )
         self._connection = connection
         self._left = 0
-        self._spoke = self.hub.add(self)
+        self._spoke = self.hub.wheel.add(self)
         self._await(connection.open())
 
     # Frames.
@@ -452,12 +467,12 @@ class WebSocket(asyncio.Protocol):
         elif not self._departed:
             self._departed = True
             self._connection.mute()
-            self.hub.remove(self, self._spoke)
+            self.hub.wheel.remove(self, self._spoke)
 
     def _leave(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self.hub.remove(self, self._spoke)
+            self.hub.wheel.remove(self, self._spoke)
             closed = None if self._protocol is None else self._protocol.close_rcvd
             goodbye = closed is not None and closed.code in (1000, 1001, 1005)
             connection.close(goodbye)

@@ -344,9 +344,9 @@ def flood(server: servers.Serving) -> bytes:
 
     def stuck() -> bool:
         end = time.monotonic() + 0.3
-        while server.hub.full and time.monotonic() < end:
+        while server.hub.wheel.full and time.monotonic() < end:
             time.sleep(0.01)
-        return bool(server.hub.full)
+        return bool(server.hub.wheel.full)
 
     with Editor(f"{server.ws_url}/a") as editor:
         for _ in range(200):

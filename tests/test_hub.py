@@ -207,9 +207,9 @@ async def test_who_comes_back_while_an_edit_is_being_saved_finds_it(
         ann.leaves(now=asyncio.get_running_loop().time())
         skip(2 * IDLE)
         pulse = Pulse()
-        hub.full.add(pulse)
+        hub.wheel.full.add(pulse)
         await until(lambda: pulse.checks > 1)  # The timer has looked at the room.
-        hub.full.clear()
+        hub.wheel.full.clear()
         bob = await enter(hub, "d")
         assert bob.room is ann.room
         assert text(bob.room) == "a"
@@ -532,6 +532,7 @@ class Pulse:
     def __init__(self) -> None:
         self.beats = 0
         self.checks = 0
+        self.advised = 0.0
 
     def beat(self) -> None:
         self.beats += 1
@@ -539,20 +540,23 @@ class Pulse:
     def check_progress(self, now: float) -> None:
         self.checks += 1
 
+    def advise(self, window: float) -> None:
+        self.advised = window
+
 
 async def test_connections_beat_in_turns(store: SlowStore) -> None:
     async with opened(store) as hub:
         pulses = [Pulse() for _ in range(50)]
-        spokes = [hub.add(pulse) for pulse in pulses]
+        spokes = [hub.wheel.add(pulse) for pulse in pulses]
         assert {spokes.count(spoke) for spoke in spokes} == {2}
-        hub.full.add(pulses[0])
+        hub.wheel.full.add(pulses[0])
         for _ in range(25):
             skip(1.0)
             checks = pulses[0].checks
             await until(lambda now=checks: pulses[0].checks > now)  # type: ignore[misc]
         assert {pulse.beats for pulse in pulses} == {1}
-        hub.remove(pulses[0], spokes[0])
-        assert hub.full == set()
+        hub.wheel.remove(pulses[0], spokes[0])
+        assert hub.wheel.full == set()
         await enter(hub, "d")
 
 

@@ -869,7 +869,7 @@ async def test_who_stops_reading_is_cut_off_while_others_go_on(
 
     slow = await asyncio.to_thread(enter, fast.port, "/ws/a", small=True)
     url = f"{fast.ws_url}/a"
-    await asyncio.to_thread(flood, url, lambda: bool(fast.hub.full))
+    await asyncio.to_thread(flood, url, lambda: bool(fast.hub.wheel.full))
 
     def go_on() -> None:
         with Editor(url) as editor:
@@ -889,7 +889,7 @@ async def test_a_slow_reader_that_recovers_has_missed_nothing(
     slow = await asyncio.to_thread(enter, fast.port, "/ws/a", small=True)
     slow.say(step1())
     state = await asyncio.to_thread(
-        flood, f"{fast.ws_url}/a", lambda: bool(fast.hub.full)
+        flood, f"{fast.ws_url}/a", lambda: bool(fast.hub.wheel.full)
     )
 
     def read() -> Doc[Any]:
@@ -953,7 +953,9 @@ async def test_a_slow_reader_with_an_impossible_wish_is_sent_away(
     fast: servers.Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     slow = await asyncio.to_thread(enter, fast.port, "/ws/a", small=True)
-    await asyncio.to_thread(flood, f"{fast.ws_url}/a", lambda: bool(fast.hub.full))
+    await asyncio.to_thread(
+        flood, f"{fast.ws_url}/a", lambda: bool(fast.hub.wheel.full)
+    )
     slow.say(step1(b"\xff\xff\xff"))
     code, _ = await asyncio.to_thread(slow.read_close)
     assert code == 4400

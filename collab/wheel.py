@@ -1,0 +1,75 @@
+"""Connections, and when each is spoken to, or told to go."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+DRAIN = 4.0
+"""Seconds over which connections are told to go when a server stops..."""
+
+PACE = 0.01
+"""...at most; and between two of them, if there are few: whoever goes comes back
+elsewhere, and all at once they would be a storm."""
+
+
+class Beating(Protocol):
+    """What is done for connections."""
+
+    def beat(self) -> None:
+        """Give a sign of life; end it if the other side gave none since last time."""
+
+    def check_progress(self, now: float) -> None:
+        """End it if it is full and hasn't drained for too long."""
+
+    def advise(self, window: float) -> None:
+        """Tell a client that can be told to move elsewhere within so many seconds."""
+
+
+class Wheel:
+    """Connections, in as many parts as there are seconds between two heartbeats."""
+
+    def __init__(self, heartbeat: int) -> None:
+        self.full: set[Beating] = set()
+        """Connections whose transports are full."""
+        self._spokes: list[set[Beating]] = [set() for _ in range(heartbeat)]
+        self._at = 0
+        self.window = 0.0
+        """Seconds within which all are to be gone."""
+        self._leaving = 0
+        self._total = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._spokes))
+
+    def add(self, connection: Beating) -> int:
+        """Give a connection its heartbeat; return what :meth:`remove` wants."""
+        spokes = self._spokes
+        spoke = min(range(len(spokes)), key=lambda spoke: len(spokes[spoke]))
+        spokes[spoke].add(connection)
+        return spoke
+
+    def remove(self, connection: Beating, spoke: int) -> None:
+        """Forget a connection."""
+        self._spokes[spoke].discard(connection)
+        self.full.discard(connection)
+
+    def turn(self, now: float) -> None:
+        """Speak to those whose turn it is. To be called every second."""
+        self._at = (self._at + 1) % len(self._spokes)
+        for connection in list(self._spokes[self._at]):
+            connection.beat()
+        for connection in list(self.full):
+            connection.check_progress(now)
+
+    def begin_to_leave(self) -> None:
+        """Tell all that they will have to go."""
+        self._total = len(self)
+        self.window = min(DRAIN, PACE * self._total)
+        for spoke in self._spokes:
+            for connection in list(spoke):
+                connection.advise(self.window)
+
+    def turn_to_leave(self) -> float:
+        """In how many seconds the next connection is to go: evenly spread."""
+        self._leaving += 1
+        return self.window * self._leaving / max(self._leaving, self._total)
