@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -101,6 +102,55 @@ async def test_dialects_meet_in_one_document(server: Serving) -> None:
         await addressed.send(b"\x01d" + edit(SECOND))
         assert await hear(addressed) == b"\x01d\x08\x01"
         assert await hear(named) == edit(SECOND)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_our_own_protocol_is_chosen_by_its_name(
+    server: Serving, compression: str | None
+) -> None:
+    """What it says is tested elsewhere; here it is that it arrives."""
+    options = {"subprotocols": [Subprotocol("collab.v1")], "compression": compression}
+    long = insert(1, "wörd " * 2000)
+    opening = b"\x01\x00\x01d\x00\x01\x00\x00\x00"
+    async with (
+        open_at(server.ws_url, **options) as ann,
+        open_at(server.ws_url, **options) as bob,
+        open_at(f"{server.ws_url}/d") as named,
+    ):
+        assert ann.subprotocol == "collab.v1"
+        assert await hear(named) == step1()
+        await ann.send(b"\x00\x00\x01t" + opening + b"\x01\x02\x01" + data(long))
+        for start in (b"\x00\x00\x01", b"\x01\x00\x01", b"\x01\x06", b"\x01\x07"):
+            heard = await hear(ann)
+            assert isinstance(heard, bytes)
+            assert heard.startswith(start)
+        assert await hear(ann) == b"\x01\x08\x01\x01"
+        assert await hear(named) == edit(long)
+        await bob.send(b"\x00\x00\x01t" + opening)
+        await hear(bob)
+        await hear(bob)
+        assert await hear(bob) == b"\x01\x06" + data(b"\x00\x00")
+        assert await hear(bob) == b"\x01\x06" + data(long)
+
+
+async def test_who_can_be_told_moves_before_a_server_stops(tmp_path: Path) -> None:
+    options = {"subprotocols": [Subprotocol("collab.v1")]}
+    with servers.running(tmp_path) as server:
+        async with (
+            open_at(server.ws_url, **options) as ann,
+            open_at(f"{server.ws_url}/d") as named,
+        ):
+            await ann.send(b"\x00\x00\x01t")
+            await hear(ann)
+            server.process.send_signal(signal.SIGTERM)
+            told = await hear(ann)
+            assert isinstance(told, bytes)
+            assert told.startswith(b"\x00\x02\x00")
+            assert await hear_close(named) == (1012, "service restart")
+            await ann.send(b"\x00\x01\x07")  # It goes on meanwhile.
+            assert await hear(ann) == b"\x00\x01\x07"
+            assert await hear_close(ann) == (1012, "service restart")
+        assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
 
 
 async def test_signs_of_life_are_messages(tmp_path: Path, fast: bool) -> None:
