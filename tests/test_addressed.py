@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +12,9 @@ import pytest
 from pycrdt import Text
 
 from collab.addressed import DENIAL, AddressedConnection
-from collab.asgi import ENCODINGS
+from collab.asgi import ENCODINGS, Payloads
 from collab.auth import Access, Attempt, Grant, Visitor
-from collab.connection import MAX_UNADMITTED, PATIENCE
+from collab.connection import MAX_UNADMITTED, PATIENCE, NamedConnection
 from collab.dialects.hocuspocus import MAX_ADDRESS
 from collab.document import LARGE_STATE
 from collab.errors import (
@@ -30,9 +31,11 @@ from collab.errors import (
 )
 from collab.hub import Hub
 from collab.limits import Limits
+from collab.messages import Message, Update
 from collab.places import MAX_WAITING
 from collab.store import Store
 from tests.peers import data, edit, insert, presence, step1, step2
+from tests.test_connection import Wire
 from tests.test_room import Cursed
 from tests.vectors import history
 
@@ -1014,3 +1017,49 @@ async def test_who_comes_while_the_transport_is_full_catches_up_later(
     asked, diff = ann.hears("d")
     assert asked[:2] == b"\x00\x00"
     assert diff.startswith(b"\x00\x01")
+
+
+# What it costs.
+
+
+async def test_what_goes_to_many_is_encoded_once_for_each_dialect_and_address(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [Client(hub) for _ in range(40)]
+    for client in clients:
+        await client.open("d")
+    for client in clients[:3]:
+        await client.open("d\0mine" + str(clients.index(client)))
+    wires = [Wire() for _ in range(40)]
+    for wire in wires:
+        visitor = Visitor("somebody")
+        named = NamedConnection(hub, "d", ENCODINGS.yjs, wire, visitor)
+        assert named.open() is None
+        named.receive(step1())
+    await asyncio.sleep(0)
+    encoded: Counter[type] = Counter()
+    monkeypatch.setattr(Payloads, "encode", counted(Payloads.encode, encoded))
+    for update in (FIRST, SECOND):
+        clients[0].begin("d", edit(update))
+    room = hub.rooms["d"]
+    assert len(room) == 83
+    room.flush(0.0)
+    # Two updates, for y-websocket, for the name, and for each of three sessions.
+    assert encoded == {Update: 2 * 5}
+    for client in clients[1:]:
+        assert client.hears("d")[-2:] == [edit(FIRST), edit(SECOND)]
+    for wire in wires:
+        assert wire.writes[-2:] == [edit(FIRST), edit(SECOND)]
+    await clients[0].settle("d")
+
+
+def counted(
+    encode: Callable[[Any, Message], bytes], kinds: Counter[type]
+) -> Callable[[Any, Message], bytes]:
+    """An ``encode`` that counts what it encodes."""
+
+    def count(self: Any, message: Message) -> bytes:
+        kinds[type(message)] += 1
+        return encode(self, message)
+
+    return count

@@ -1,0 +1,54 @@
+"""What was appended to a log last, and whether it is enough for who was away."""
+
+from __future__ import annotations
+
+from collab.recent import MAX_ROWS, MAX_SIZE, Recent, suffices
+from tests import crafted
+from tests.peers import insert
+from tests.vectors import history
+
+FIRST, SECOND, THIRD, FOURTH = history("reorder")
+
+
+def test_what_came_behind_a_position_is_known() -> None:
+    recent = Recent(10)
+    assert recent.since(10) == []
+    recent.append([FIRST, SECOND])
+    recent.append([THIRD])
+    assert recent.since(10) == [FIRST, SECOND, THIRD]
+    assert recent.since(12) == [THIRD]
+    assert recent.since(13) == []
+    assert recent.since(9) is None
+    assert recent.since(14) is None
+
+
+def test_only_so_much_is_kept() -> None:
+    recent = Recent()
+    recent.append([b"x"] * (MAX_ROWS + 5))
+    assert recent.since(4) is None
+    assert len(recent.since(5) or []) == MAX_ROWS
+    recent.append([b"y" * (MAX_SIZE - 10)])
+    rows = recent.since(recent.start)
+    assert rows is not None
+    assert sum(map(len, rows)) <= MAX_SIZE
+    recent.append([b"z" * (MAX_SIZE + 1)])
+    assert recent.since(recent.start) == []
+    assert recent.size == 0
+
+
+def test_rows_suffice_if_they_build_upon_what_is_there() -> None:
+    wanted = {1: 3}
+    assert suffices({1: 3}, [], wanted)
+    assert suffices({1: 1}, [SECOND, THIRD], wanted)
+    assert suffices({}, [FIRST, SECOND, THIRD], wanted)
+    assert not suffices({}, [SECOND, THIRD], wanted)  # Between them is a gap.
+    assert not suffices({1: 1}, [SECOND], wanted)
+    assert not suffices({1: 3}, [], {1: 3, 2: 1})
+    assert suffices({1: 3}, [insert(2, "ab")], {1: 3, 2: 2})
+    # Who has more than the server is asked for it elsewhere.
+    assert suffices({1: 9, 7: 4}, [], wanted)
+
+
+def test_an_update_of_several_clients_counts_for_each() -> None:
+    both = crafted.typed(5, 0, "abc")
+    assert suffices({2: 1}, [both, insert(2, "b", 1)], {2: 2, 5: 3})
