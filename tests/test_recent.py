@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collab.recent import MAX_ROWS, MAX_SIZE, Recent, suffices
-from tests import crafted
 from tests.peers import insert
 from tests.vectors import history
 
@@ -49,6 +48,7 @@ def test_rows_suffice_if_they_build_upon_what_is_there() -> None:
     assert suffices({1: 9, 7: 4}, [], wanted)
 
 
-def test_an_update_of_several_clients_counts_for_each() -> None:
-    both = crafted.typed(5, 0, "abc")
-    assert suffices({2: 1}, [both, insert(2, "b", 1)], {2: 2, 5: 3})
+def test_updates_of_several_clients_count_for_each() -> None:
+    updates = [insert(5, "abc"), insert(2, "b", 1)]
+    assert suffices({2: 1}, updates, {2: 2, 5: 3})
+    assert not suffices({}, updates, {2: 2, 5: 3})
