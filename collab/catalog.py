@@ -70,7 +70,7 @@ _ANNOTATE = text(
     " WHERE name = :name AND deleted_at IS NULL"
 ).bindparams(_NAMED, sa.bindparam("metadata", type_=sa.JSON(none_as_null=True)))
 _ALIVE = text(
-    "SELECT id, head FROM documents WHERE id IN :ids AND deleted_at IS NULL"
+    "SELECT id, head, epoch FROM documents WHERE id IN :ids AND deleted_at IS NULL"
 ).bindparams(sa.bindparam("ids", expanding=True))
 _FIND = (
     text("SELECT name, id FROM documents WHERE name IN :names AND deleted_at IS NULL")
@@ -187,14 +187,14 @@ class Catalog:
                 values |= {what: int(count), f"{what}_size": int(size)}
         return Description(**values)
 
-    def alive(self, ids: Sequence[int]) -> dict[int, int]:
-        """The heads of those of some documents that are not deleted."""
-        heads: dict[int, int] = {}
+    def alive(self, ids: Sequence[int]) -> dict[int, tuple[int, str]]:
+        """The heads and epochs of those of some documents that are not deleted."""
+        alive: dict[int, tuple[int, str]] = {}
         with self.database.reading() as connection:
             for part in slices(ids, PAGE):
                 found = connection.execute(_ALIVE, {"ids": list(part)})
-                heads |= dict(found.all())
-        return heads
+                alive |= {row.id: (row.head, row.epoch) for row in found}
+        return alive
 
     def find(self, names: Sequence[str]) -> dict[str, int]:
         """The ids of those of some documents that are there, and not deleted."""

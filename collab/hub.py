@@ -491,13 +491,15 @@ class Hub:
             }
             if not ids:
                 await self.in_thread(self.store.ping)
-            heads = await self.in_thread(self.catalog.alive, list(ids))
+            alive = await self.in_thread(self.catalog.alive, list(ids))
             for document_id, room in ids.items():
                 if self.rooms.get(room.name) is not room:
                     continue
-                if document_id not in heads:
+                if document_id not in alive:
                     self._evict(room)
-                elif heads[document_id] > room.position and not room.ledger.unsaved:
+                    continue
+                head, room.epoch = alive[document_id]
+                if head > room.position and not room.ledger.unsaved:
                     self._catch_up(room)
             empty = [room for room in self.rooms.values() if room.document_id is None]
             found = await self.in_thread(

@@ -582,7 +582,7 @@ async def test_a_database_that_is_lost_is_noticed_although_nobody_writes(
     class Gone(Catalog):
         gone = False
 
-        def alive(self, ids: Sequence[int]) -> dict[int, int]:
+        def alive(self, ids: Sequence[int]) -> dict[int, tuple[int, str]]:
             if self.gone:
                 raise DatabaseUnreachable("it is away")
             return super().alive(ids)

@@ -215,6 +215,16 @@ async def test_who_comes_back_gets_what_was_appended_since(hub: Hub) -> None:
     assert rest == [("Piece", THIRD), ("Synced", 3)]
 
 
+async def test_a_new_document_can_soon_be_come_back_to(hub: Hub) -> None:
+    ann, away = Client(hub), Client(hub)
+    await ann.say(1, opening(), edit(1, FIRST), edit(2, SECOND))
+    room = hub.rooms["d"]
+    await until(lambda: room.epoch)  # It is asked for every two seconds.
+    epoch = room.epoch.encode()
+    await away.say(1, opening(vector=b"\x01\x01\x01", epoch=epoch, position=1))
+    assert away.hears()[1:] == [("Piece", SECOND), ("Synced", 2)]
+
+
 @pytest.mark.parametrize(
     ("epoch", "position", "vector"),
     [
