@@ -63,6 +63,7 @@ style: setup ## ruff: rules and format
 
 types: setup $(call packages,web/* examples/*) ## mypy and tsc
 	$(PY) -m mypy
+	cd web/client && npm run --silent check
 	cd web/demo && npm run --silent check
 	cd examples/editors && npm run --silent check
 
@@ -75,6 +76,7 @@ databases: setup ## PostgreSQL and MariaDB for the tests
 	@$(PY) scripts/databases.py
 
 test: setup web browser databases check $(call packages,tests/* examples/*) ## check, then every test
+	cd web/client && npm test --silent
 	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 

@@ -1,0 +1,81 @@
+/** What the tests share: virtual time, a client of a server in memory, random numbers. */
+
+import { afterEach, beforeEach, vi } from "vitest";
+import * as Y from "yjs";
+import { CollabClient, CollabDocument } from "../src/index.js";
+import type { ClientOptions, DocumentOptions } from "../src/index.js";
+import { Server } from "./server.js";
+
+/** Let time stand still but for {@link pass}, and clean up. */
+export function useVirtualTime(): void {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+  afterEach(() => {
+    for (const client of clients.splice(0)) client.destroy();
+    vi.useRealTimers();
+  });
+}
+
+const clients: CollabClient[] = [];
+
+/** Let so many milliseconds pass. */
+export async function pass(milliseconds: number): Promise<void> {
+  await vi.advanceTimersByTimeAsync(milliseconds);
+}
+
+export function connect(server: Server, options: Partial<ClientOptions> = {}): CollabClient {
+  const client = new CollabClient({
+    url: "ws://test/ws",
+    transport: server.transport,
+    random: () => 0.5,
+    ...options,
+  });
+  clients.push(client);
+  return client;
+}
+
+/** A document of a client of its own, in which everything has arrived. */
+export async function openDocument(
+  server: Server,
+  name = "doc",
+  options: DocumentOptions & { client?: Partial<ClientOptions> } = {},
+): Promise<CollabDocument> {
+  const document = new CollabDocument(connect(server, options.client), name, options);
+  await pass(200);
+  return document;
+}
+
+export function textOf(doc: Y.Doc): Y.Text {
+  return doc.getText("text");
+}
+
+export function read({ doc }: { doc: Y.Doc }): string {
+  return textOf(doc).toString();
+}
+
+export function type({ doc }: { doc: Y.Doc }, text: string): void {
+  textOf(doc).insert(textOf(doc).length, text);
+}
+
+/** Whether one document has all that another has, deletions too. */
+export function covers(all: Y.Doc, part: Y.Doc): boolean {
+  const before = Y.encodeStateAsUpdate(all);
+  const copy = new Y.Doc();
+  Y.applyUpdate(copy, before);
+  let changed = false;
+  copy.on("update", () => (changed = true));
+  Y.applyUpdate(copy, Y.encodeStateAsUpdate(part));
+  return !changed && copy.store.pendingStructs === null && copy.store.pendingDs === null;
+}
+
+/** Numbers from 0 to below 1 that are the same for the same seed (mulberry32). */
+export function createRandom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
