@@ -81,7 +81,14 @@ class Channel:
         """
         room = self.room
         assert room is not None
-        if len(payload) > LARGE or self._must_wait(room):
+        if (
+            len(payload) > LARGE
+            or room.broken
+            or room.busy
+            or room.blocked
+            or room.document.heavy
+            or self.hub.overloaded
+        ):
             return self._receive_later(payload, at)
         message, end = self.decode(payload, at)
         if type(message) is SyncStep1 and room.document.large:
@@ -98,19 +105,10 @@ class Channel:
         """
         room = self.room
         assert room is not None
-        if size > LARGE or self._must_wait(room):
+        if size > LARGE or room.document.heavy or self.hub.find(self.name) is not room:
             return self._take_later(message)
         self._take(room, message)
         return None
-
-    def _must_wait(self, room: Room) -> bool:
-        return (
-            room.broken
-            or room.busy
-            or room.blocked
-            or room.document.heavy
-            or self.hub.overloaded
-        )
 
     async def _receive_later(self, payload: bytes, at: int) -> None:
         loop = asyncio.get_running_loop()

@@ -24,7 +24,6 @@ from .limits import Limits
 from .messages import Message, Update
 from .notices import ask_for_tokens, broadcast
 from .opening import SLICE, Opener, take_turns
-from .recent import Recent
 from .room import Room
 from .session import Encoding
 from .store import Row, Store
@@ -268,7 +267,6 @@ class Hub:
             room.document_id = stored.document_id
             room.position = room.shown = stored.head
             room.epoch = stored.epoch or ""
-            room.recent = Recent(stored.head)
             room.empty_since = self._loop.time()
             self.rooms[name] = room
             self.tails[room] = Tail.of(stored)

@@ -62,7 +62,7 @@ class Ledger:
             due = self.receipts.popleft()
             session = due.session
             self.size -= due.size
-            for message in due.messages:
+            for message in due.messages if session.marks else ():
                 if isinstance(message, Checkpoint):
                     session.mark = message.mark
                     session.marks -= 1

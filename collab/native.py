@@ -288,6 +288,7 @@ def _rows_since(room: Room, message: Open) -> list[bytes] | None:
     """What was appended since somebody left, if that is known, and enough."""
     if not message.epoch or message.epoch != room.epoch:
         return None
+    assert room.recent is not None
     rows = room.recent.since(message.position)
     if rows is None:
         return None

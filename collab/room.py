@@ -96,7 +96,8 @@ class Room:
         """Up to where all who aren't behind have been shown it."""
         self.epoch = ""
         """What positions are positions in; empty if that is not known yet."""
-        self.recent = Recent()
+        self.recent: Recent | None = None
+        """What was appended last, once somebody is here who may come back for it."""
         self.blocked = False
         """Whether nothing more is taken until something is saved."""
         self.ledger = Ledger()
@@ -126,6 +127,8 @@ class Room:
         """Seat a session, and say nothing."""
         self.sessions.setdefault(session.encoding, set()).add(session)
         self.empty_since = None
+        if session.numbered and self.recent is None:
+            self.recent = Recent(self.position)
 
     def leave(self, session: Session, now: float, goodbye: bool) -> None:
         """Unseat a session. Without a goodbye, its clients stay visible for a while."""
@@ -469,10 +472,9 @@ class Room:
         Returns how many bytes they had. If the log ends at ``head``, and others haven't
         appended to it too, that is now the position.
         """
-        updates = [update for update, _ in self.ledger.unsaved[:count]]
-        size, told = self.ledger.settle(count)
         if head - count == self.position:
-            self.reach(head, updates)
+            self.reach(head, [update for update, _ in self.ledger.unsaved[:count]])
+        size, told = self.ledger.settle(count)
         for session, receipts in told.items():
             if session.numbered:
                 self._sum_up(session, receipts)
@@ -481,10 +483,11 @@ class Room:
 
     def reach(self, position: int, updates: list[bytes]) -> None:
         """Note that the document holds what the log does, up to another position."""
-        if position != self.position + len(updates):  # Of rows that were merged.
-            self.recent = Recent(position)
-        else:
-            self.recent.append(updates)
+        if self.recent is not None:
+            if position != self.position + len(updates):  # Of rows that were merged.
+                self.recent = Recent(position)
+            else:
+                self.recent.append(updates)
         self.position = position
         if not self.fresh:
             self.shown = position
@@ -512,7 +515,7 @@ class Room:
         """Go on with a document that was made from the log and what is unsaved anew."""
         self.document = document
         self.broken = False
-        self.recent = Recent(self.position)
+        self.recent = None if self.recent is None else Recent(self.position)
         self.welcome.forget()
         for sessions in self.sessions.values():
             for session in sessions:
