@@ -26,6 +26,8 @@ from .room import Room
 from .session import Session
 from .updates import LARGE, parse_steps
 
+_FOR_OTHERS = {Stateless, Token, Unknown}
+
 Decode: TypeAlias = Callable[[bytes, int], tuple[Message, int]]
 
 
@@ -139,18 +141,22 @@ class Channel:
             self._take(room, message)
 
     def _take(self, room: Room, message: Message) -> None:
+        if type(message) in _FOR_OTHERS:
+            self._take_aside(message)
+            return
+        session = self.session
+        room.receive(message, session, asyncio.get_running_loop().time())
+        if session.behind is not None:
+            self._check_owed()
+
+    def _take_aside(self, message: Message) -> None:
+        """Take what isn't for the room."""
         match message:
             case Stateless(payload):
                 self.session.talks = True
                 self.hub.hear(self.name, payload, self.grant)
             case Token():
                 raise ProtocolError("a token behind another message")
-            case Unknown():
-                pass
-            case _:
-                now = asyncio.get_running_loop().time()
-                room.receive(message, self.session, now)
-                self._check_owed()
 
     def _check_owed(self) -> None:
         self.session.check_owed(self.hub.limits.owed_size)
