@@ -253,7 +253,7 @@ class Document:
         try:
             self.doc.apply_update(update)
         except BaseException as exc:
-            if _is_failure(exc):
+            if is_failure(exc):
                 raise DocumentBroken(f"pycrdt failed at {len(update)} bytes") from exc
             raise
 
@@ -347,7 +347,7 @@ class Document:
         try:
             return self.doc.get_update(state_vector)
         except BaseException as exc:
-            if _is_failure(exc):
+            if is_failure(exc):
                 raise DocumentBroken("pycrdt failed to encode a document") from exc
             raise
 
@@ -535,6 +535,6 @@ def _vector(clocks: Mapping[int, int]) -> bytes:
     )
 
 
-def _is_failure(exc: BaseException) -> bool:
+def is_failure(exc: BaseException) -> bool:
     """Whether an exception is pycrdt's: a panic of Rust is no ``Exception``."""
     return isinstance(exc, Exception) or type(exc).__module__ == "pyo3_runtime"

@@ -16,6 +16,7 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     ├── DocumentGone                4404 / 404
     ├── NotKept                     4404 / 404
     ├── ImportFailed                1011 / 500, but nobody is connected
+    ├── SentAway                    what another server said to a client of ours
     └── StoreError                  4503 / 503
         ├── DatabaseUnreachable
         ├── Deadlock
@@ -211,6 +212,17 @@ class ImportFailed(CollabError):
 
     Its text is a sentence for whoever moves them: what is wrong, and what to do.
     """
+
+
+class SentAway(CollabError):
+    """Raised in a client whose server has closed a document, or all, for good."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.close_code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"closed by the server: {self.close_code} {self.reason}"
 
 
 class StoreError(Unavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collab import wire
 from collab.dialects import native
 from collab.dialects.native import Numbered
 from collab.errors import ProtocolError
@@ -125,7 +127,7 @@ def messages(vector: dict[str, Any]) -> list[tuple[int, Message]]:
 FRAMES = VECTORS["frames"]
 SAID = [vector for vector in FRAMES if vector["from"] == "client"]
 TOLD = [vector for vector in FRAMES if vector["from"] == "server"]
-MALFORMED = [v for v in VECTORS["malformed"] if v["from"] == "client"]
+MALFORMED = VECTORS["malformed"]
 
 
 def name(vector: dict[str, Any]) -> str:
@@ -135,6 +137,24 @@ def name(vector: dict[str, Any]) -> str:
 @pytest.mark.parametrize("vector", SAID, ids=name)
 def test_what_clients_say_is_understood(vector: dict[str, Any]) -> None:
     assert native.decode(bytes.fromhex(vector["hex"])) == messages(vector)
+
+
+@pytest.mark.parametrize(
+    "vector", [v for v in SAID if not v["name"].startswith("an unknown")], ids=name
+)
+def test_what_clients_say_is_spelled_as_it_is_understood(
+    vector: dict[str, Any],
+) -> None:
+    spelled = [
+        wire.uint(channel) + native.spell(message)
+        for channel, message in messages(vector)
+    ]
+    assert b"".join(spelled).hex() == vector["hex"]
+
+
+@pytest.mark.parametrize("vector", TOLD, ids=name)
+def test_what_they_are_told_is_read_as_it_is_spelled(vector: dict[str, Any]) -> None:
+    assert native.read(bytes.fromhex(vector["hex"])) == messages(vector)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +169,9 @@ def test_what_they_are_told_is_spelled_as_they_read_it(vector: dict[str, Any]) -
 
 @pytest.mark.parametrize("vector", MALFORMED, ids=name)
 def test_anything_else_is_no_message(vector: dict[str, Any]) -> None:
+    understand = native.decode if vector["from"] == "client" else native.read
     with pytest.raises(ProtocolError) as raised:
-        native.decode(bytes.fromhex(vector["hex"]))
+        understand(bytes.fromhex(vector["hex"]))
     assert raised.value.close_code == 4400
 
 
@@ -161,12 +182,12 @@ def test_what_rooms_say_has_a_form_here() -> None:
     assert diff == spell(Piece(b"\x00\x00")) + spell(Synced(9))
     with pytest.raises(ValueError, match="QueryPresence"):
         spell(QueryPresence())
+    with pytest.raises(ValueError, match="Stateless"):
+        native.spell(Stateless("hé"))
 
 
 @given(st.binary(max_size=60))
 def test_decoding_raises_nothing_but_protocol_errors(frame: bytes) -> None:
-    try:
-        messages = native.decode(frame)
-    except ProtocolError:
-        return
-    assert all(channel >= 0 for channel, _ in messages)
+    for understand in (native.decode, native.read):
+        with suppress(ProtocolError):
+            assert all(channel >= 0 for channel, _ in understand(frame))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from .. import wire
+from ..errors import ProtocolError
 from ..messages import (
     Admitted,
     Closed,
@@ -53,12 +55,27 @@ def decode(frame: bytes) -> list[tuple[int, Message]]:
     Raises:
         ProtocolError: If anything of it is malformed.
     """
+    return _decode(frame, _ON_CONNECTION, _ON_CHANNEL)
+
+
+def read(frame: bytes) -> list[tuple[int, Message]]:
+    """Read what a server says, as :func:`decode` does what a client says.
+
+    Raises:
+        ProtocolError: If anything of it is malformed.
+    """
+    return _decode(frame, _TOLD_ON_CONNECTION, _TOLD_ON_CHANNEL)
+
+
+def _decode(
+    frame: bytes, on_connection: tuple[Reader, ...], on_channel: tuple[Reader, ...]
+) -> list[tuple[int, Message]]:
     messages: list[tuple[int, Message]] = []
     at = 0
     while at < len(frame) or not frame:
         channel, at = wire.read_uint(frame, at)
         kind, at = wire.read_uint(frame, at)
-        readers = _ON_CHANNEL if channel else _ON_CONNECTION
+        readers = on_channel if channel else on_connection
         if kind >= len(readers):
             break
         message, at = readers[kind](frame, at)
@@ -120,6 +137,69 @@ _ON_CHANNEL: tuple[Reader, ...] = (
     _read_note,
     _read_token,
 )
+
+
+def _reading(make: Callable[..., Message], *fields: Callable[..., Any]) -> Reader:
+    def read(frame: bytes, at: int) -> tuple[Message, int]:
+        values = []
+        for field in fields:
+            value, at = field(frame, at)
+            values.append(value)
+        return make(*values), at
+
+    return read
+
+
+def _read_reader(frame: bytes, at: int) -> tuple[bool, int]:
+    """Read whether somebody may only read: the flag says whether they may write."""
+    if frame[at : at + 1] not in (b"\x00", b"\x01"):
+        raise ProtocolError("a flag is 0 or 1")
+    return frame[at] == 0, at + 1
+
+
+_UINT, _DATA, _TEXT = wire.read_uint, wire.read_data, wire.read_text
+_TOLD_ON_CONNECTION: tuple[Reader, ...] = (
+    _reading(Hail, _UINT, _TEXT, _UINT, _UINT),
+    _reading(Pong, _UINT),
+    _reading(Reconnect, _UINT, _UINT),
+)
+_TOLD_ON_CHANNEL: tuple[Reader, ...] = (
+    _reading(Opened, _read_reader, _TEXT, _UINT, _UINT, _DATA),
+    _reading(Closed, _UINT, _TEXT),
+    _reading(lambda position, update: Update(update, position), _UINT, _DATA),
+    _read_presence,
+    _read_note,
+    _reading(TokenWanted, _UINT),
+    _reading(Piece, _DATA),
+    _reading(Synced, _UINT),
+    _reading(partial(Saved, b""), _UINT, _UINT),
+    _reading(lambda sequence, reason: Refused(reason, sequence), _UINT, _TEXT),
+    _reading(Admitted, _read_reader),
+    _reading(SyncStep1, _DATA),
+)
+
+
+def spell(message: Message) -> bytes:
+    """Spell what a client says, without its channel."""
+    uint, data, text = wire.uint, wire.data, wire.text
+    match message:
+        case Update(update, _, sequence):
+            return b"\x02" + uint(sequence) + data(update)
+        case Presence() | Note():
+            return encode(message)
+        case Open(name, token, state_vector, epoch, position):
+            start = b"\x00" + text(name) + text(token) + data(state_vector)
+            return start + text(epoch) + uint(position)
+        case Left():
+            return b"\x01"
+        case Token(token):
+            return b"\x05" + text(token)
+        case Hello(client):
+            return b"\x00" + text(client)
+        case Ping(number):
+            return b"\x01" + uint(number)
+        case _:
+            raise ValueError(f"clients say no {type(message).__name__}")
 
 
 def encode(message: Message) -> bytes:
