@@ -364,7 +364,11 @@ class Link:
     def _done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not self.over.done():
+        if error is None:
+            return
+        if self.over.done():
+            logger.error("a connection that was over failed", exc_info=error)
+        else:
             self.over.set_exception(error)
 
     async def stop(self) -> None:

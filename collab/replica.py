@@ -170,6 +170,8 @@ class Replica:
         self._sequence = 0
         self._vector = b"\x00"
         """What the server had when it was last asked."""
+        self._missed = False
+        """Whether something was refused on this channel, so that it is asked for."""
         self._applying = False
         self._subscription = doc.observe(self._note)
         if doc.get_state() != b"\x00":
@@ -249,7 +251,7 @@ class Replica:
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._sequence = 0
-        self.opened = self.synced = False
+        self.opened = self.synced = self._missed = False
         self.size = self.received = 0
         self.outbox.clear()
         self.renew()
@@ -327,11 +329,14 @@ class Replica:
                 self._reach(position)
             case Refused(reason, sequence):
                 self.refused = reason
+                self._missed = True
                 for edit in [e for e in self._sent if e.sequence == sequence]:
                     self._sent.remove(edit)
                     self._forget(edit)
             case Admitted(reader):
                 self.writable = not reader
+                if self.writable and not self._missed:
+                    self._make_up()
             case SyncStep1(state_vector):
                 # Among what it asks for is what it refused before.
                 answer = self._encode(state_vector)
@@ -351,14 +356,21 @@ class Replica:
             self.epoch, self.position = opened.epoch, 0
         clocks = wire.read_state_vector(opened.state_vector)
         self._vector = opened.state_vector
-        # Deletions have no clocks, so what was refused may not be seen from them.
-        if self.writable and (self.refused is not None or self._has_more(clocks)):
+        if self.writable and self._has_more(clocks):
+            self._sum_up()
+        if self.writable:
+            self._make_up()
+
+    def _make_up(self) -> None:
+        """Have sent what was refused before."""
+        # Deletions have no clocks, so it can't be seen from them whether it is there.
+        if self.refused is not None:
             self.refused = None
             self._sum_up()
 
     def _has_more(self, clocks: dict[int, int]) -> bool:
         """Whether more is here than the server has, and than is on its way to it."""
-        for edit in self._unsent + self._sent:
+        for edit in self._sent + self._unsent:
             if edit.update is None:
                 return False
             try:
@@ -366,12 +378,15 @@ class Replica:
             except UpdateRejected:
                 continue  # The server will say so.
             for client, carried in ranges.items():
-                clocks[client] = max(clocks.get(client, 0), carried[-1])
+                known = clocks.get(client, 0)
+                if carried[0] <= known:
+                    clocks[client] = max(known, carried[1])
         here = wire.read_state_vector(self.doc.get_state())
         return any(clock > clocks.get(client, 0) for client, clock in here.items())
 
     def _reach(self, position: int) -> None:
-        self.position = max(self.position, position)
+        if self.synced:  # Before that, pieces are missing.
+            self.position = max(self.position, position)
 
     def _apply(self, update: bytes) -> None:
         parse(update, ACCEPTED)  # pycrdt is not safe on what isn't honest.

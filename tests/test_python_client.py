@@ -244,7 +244,9 @@ async def test_who_comes_back_says_what_it_has_and_what_is_not_saved(
         append(document, "four")
 
         peer = await stage.accept()
-        opening = await peer.let_in(epoch="e", position=5, vector=b"\x01\x07\x07")
+        me = wire.uint(document.doc.client_id)
+        vector = b"\x02\x07\x07" + me + b"\x04"  # "one " was saved.
+        opening = await peer.let_in(epoch="e", position=5, vector=vector)
         assert (opening.epoch, opening.position) == ("e", 5)
         assert wire.read_state_vector(opening.state_vector)[7] == 7
         again = [await peer.hear() for _ in range(3)]
@@ -472,6 +474,40 @@ async def test_deletions_that_were_refused_are_sent_after_a_reconnect(
         doc.apply_update(insert(7, "theirs"))
         doc.apply_update(message.update)
         assert str(text_of(doc)) == "s"
+
+
+async def test_what_was_refused_on_an_earlier_connection_is_sent_unasked(
+    stage: Stage,
+) -> None:
+    """A server asks for what it has refused on this one."""
+    async with played(stage) as (peer, _, document):
+        append(document, "a")
+        edit = await peer.hear()
+        await peer.say(Refused("read-only", 1))
+        await until(lambda: document.refused)
+        await peer.socket.close(1012)
+        peer = await stage.accept()
+        assert isinstance(await peer.hear(), Open)
+        await peer.say(Opened(True, "e", 1, 0, b"\x00"), Synced(1))
+        await until(lambda: document.synced)
+        assert document.refused
+        await peer.say(Admitted(reader=False))
+        assert await peer.hear() == edit
+        assert not document.refused
+
+
+async def test_who_gives_up_waiting_leaves_nothing_behind(stage: Stage) -> None:
+    async with client_of(stage.url) as client:
+        entering = asyncio.ensure_future(client.open("d").__aenter__())
+        peer = await stage.accept()
+        assert isinstance(await peer.hear(), Open)
+        entering.cancel()
+        assert await peer.hear() == Left()
+        await peer.say(Opened(False, "e", 1, 0, b"\x00"), Synced(1))
+        again = asyncio.ensure_future(client.open("d").__aenter__())
+        assert (await peer.hear_any())[0] == 2
+        await peer.say(Opened(False, "e", 1, 0, b"\x00"), Synced(1), channel=2)
+        await again
 
 
 async def test_a_bad_update_ends_its_document_and_no_other(stage: Stage) -> None:
@@ -747,7 +783,8 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
                     append(bob, f"<b{turn}-{number}>")
                 if turn:
                     await asyncio.sleep(0.01)  # Some of it is on its way.
-                await asyncio.to_thread(server.kill)
+                end = server.terminate if turn == 1 else server.kill
+                await asyncio.to_thread(end)
                 await until(lambda: not client.connected)
                 append(ann, f"<a{turn}-offline>")
                 append(bob, f"<b{turn}-offline>")

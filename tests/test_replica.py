@@ -67,6 +67,26 @@ def test_edits_are_taken_by_size_and_numbered() -> None:
     assert replica.position == 9
 
 
+def test_what_lies_before_an_edit_is_sent_too_if_the_server_has_lost_it() -> None:
+    replica = replica_of()
+    let_in(replica)
+    type_in(replica, "saved ")
+    assert take(replica) == [1]
+    replica.receive(Saved(b"", 1, 1))
+    type_in(replica, "not yet")
+    vector = replica.open("").state_vector
+    replica.receive(Opened(False, "e", 1, 0, vector))
+    (edit,) = replica.take(EVERYTHING)
+    assert isinstance(edit, Update)
+    assert b"not yet" in edit.update
+    assert b"saved" not in edit.update
+    replica.open("")
+    replica.receive(Opened(False, "restored", 0, 0, b"\x00"))
+    (edit,) = replica.take(EVERYTHING)
+    assert isinstance(edit, Update)
+    assert b"saved not yet" in edit.update
+
+
 def test_a_position_is_one_in_its_epoch_and_only_what_was_read_counts() -> None:
     replica = replica_of()
     let_in(replica, position=5)
