@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from pycrdt import Doc, Text
 from sqlalchemy.pool import NullPool
+from websockets.exceptions import InvalidStatus
 
 from collab.schema import Name
 from tests.peers import (
@@ -386,6 +387,18 @@ class Desk:
             text = log.text
             lost = acked - words(text.encode())
             assert not lost, f"{room}: {len(lost)} words, such as {min(lost)}"
-            with Editor(f"ws://127.0.0.1:{self.port}/ws/{room}") as fresh:
+            with come_in(f"ws://127.0.0.1:{self.port}/ws/{room}") as fresh:
                 fresh.see(text)
                 assert str(fresh.text) == text
+
+
+def come_in(url: str) -> Editor:
+    """Open a document; while the server says "not now", try it again, as clients do."""
+    end = monotonic() + PATIENCE
+    while True:
+        try:
+            return Editor(url)
+        except InvalidStatus as exc:
+            if exc.response.status_code != 503 or monotonic() > end:
+                raise
+            sleep(0.2)
