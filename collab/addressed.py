@@ -12,13 +12,7 @@ from typing import TypeAlias
 
 from . import wire
 from .auth import Visitor
-from .connection import (
-    MAX_UNADMITTED,
-    PATIENCE,
-    Encodings,
-    Transport,
-    blame,
-)
+from .connection import PATIENCE, Encodings, Transport, blame
 from .dialects import hocuspocus, yjs
 from .dialects.hocuspocus import PING, PONG
 from .errors import (
@@ -44,13 +38,9 @@ from .messages import (
     SyncStep1,
     Token,
 )
-from .places import Place, Places
+from .places import DENIAL, Place, Places
 from .room import Room
 from .session import MAX_RECEIPTS, Session
-
-DENIAL = 512
-"""Of these bytes, how many it counts for to be denied: the application was asked, and
-there is a line in the log."""
 
 YJS_HINT = "y-websocket connects to /ws/NAME"
 
@@ -99,7 +89,7 @@ class Seat(Place[bytes, Content]):
 class AddressedConnection(Places[bytes, Content, Seat]):
     """A client of many documents, which its messages name."""
 
-    __slots__ = ("_encodings", "_ignored", "_modern", "_silence")
+    __slots__ = ("_encodings", "_modern", "_silence")
 
     def __init__(
         self, hub: Hub, encodings: Encodings, transport: Transport, visitor: Visitor
@@ -108,7 +98,6 @@ class AddressedConnection(Places[bytes, Content, Seat]):
         self._encodings = encodings
         self._modern = False
         """Whether it is version 4 or newer."""
-        self._ignored = 0
         self._silence = 0
         """Heartbeats since there was a document."""
 
@@ -188,12 +177,6 @@ class AddressedConnection(Places[bytes, Content, Seat]):
         waiting = self.receive(payload)
         if waiting is not None:
             await waiting
-
-    def _ignore(self, size: int) -> None:
-        if not any(place.room for place in self.places.values()):
-            self._ignored += size
-            if self._ignored > MAX_UNADMITTED:
-                raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
 
     def _add(self, address: bytes) -> Seat:
         place = Seat(self.hub, address, self._seat(address))

@@ -99,15 +99,16 @@ class Channel:
         # Honest clients send one: whoever sends thousands waits for turns.
         return None if end == len(payload) else self._receive_later(payload, end)
 
-    def take(self, message: Message, size: int) -> Awaitable[None] | None:
-        """Take a message of so many bytes; an awaitable if that takes a while.
+    def take(self, message: Message) -> Awaitable[None] | None:
+        """Take a message; an awaitable if that takes a while.
 
         Raises:
             CollabError: As :meth:`receive` does.
         """
         room = self.room
         assert room is not None
-        if size > LARGE or room.document.heavy or self.hub.find(self.name) is not room:
+        large = isinstance(message, Update) and len(message.update) > LARGE
+        if large or room.document.heavy or self.hub.find(self.name) is not room:
             return self._take_later(message)
         self._take(room, message)
         return None

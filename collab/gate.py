@@ -92,6 +92,38 @@ class _Runs:
             self.values.append(value)
 
 
+def compare(clocks: Mapping[int, int], parsed: Parsed) -> Verdict:
+    """Judge an update by what is known of each client alone, and note why in it.
+
+    What is no news may still delete something.
+    """
+    verdict = Verdict.REPEAT
+    for client, ranges in parsed.ranges.items():
+        end = known = clocks.get(client, 0)
+        for at in range(0, len(ranges), 2):
+            if ranges[at] > end:
+                parsed.missing = client, ranges[at] - 1
+                return Verdict.EARLY
+            if ranges[at + 1] > end:
+                end = ranges[at + 1]
+        if end > known:
+            verdict = Verdict.READY
+    for client, clock in parsed.needs.items():
+        if clock >= clocks.get(client, 0):
+            carried = parsed.ranges.get(client)
+            if carried is None or clock >= carried[-1]:
+                parsed.missing = client, clock
+                return Verdict.EARLY
+    for client, deletes in parsed.deletes.items():
+        end = deletes[-1]
+        if end > clocks.get(client, 0):
+            carried = parsed.ranges.get(client)
+            if carried is None or end > carried[-1]:
+                parsed.missing = client, end - 1
+                return Verdict.EARLY
+    return verdict
+
+
 class Gate:
     """What a document has accepted, as far as it matters for the next update.
 
@@ -142,7 +174,7 @@ class Gate:
             UpdateRejected: If it can never be applied to this document.
             QuotaExceeded: If the document would have more than ``limits.clients``.
         """
-        verdict = self._compare(parsed)
+        verdict = compare(self.clocks, parsed)
         if verdict is Verdict.REPEAT and not all(
             includes(self.deleted.get(client, _NONE), deletes)
             for client, deletes in parsed.deletes.items()
@@ -162,42 +194,13 @@ class Gate:
         Raises:
             UpdateRejected, QuotaExceeded: As :meth:`judge` does.
         """
-        verdict = self._compare(parsed)
+        verdict = compare(self.clocks, parsed)
         if verdict is Verdict.REPEAT and not (yield from self._has_deleted(parsed)):
             verdict = Verdict.READY
         if verdict is Verdict.READY:
             self._check_clients(parsed)
             if self._is_intricate(parsed):
                 yield from self._examine(parsed)
-        return verdict
-
-    def _compare(self, parsed: Parsed) -> Verdict:
-        """Judge by clocks alone: what is no news may still delete something."""
-        clocks = self.clocks
-        verdict = Verdict.REPEAT
-        for client, ranges in parsed.ranges.items():
-            end = known = clocks.get(client, 0)
-            for at in range(0, len(ranges), 2):
-                if ranges[at] > end:
-                    parsed.missing = client, ranges[at] - 1
-                    return Verdict.EARLY
-                if ranges[at + 1] > end:
-                    end = ranges[at + 1]
-            if end > known:
-                verdict = Verdict.READY
-        for client, clock in parsed.needs.items():
-            if clock >= clocks.get(client, 0):
-                carried = parsed.ranges.get(client)
-                if carried is None or clock >= carried[-1]:
-                    parsed.missing = client, clock
-                    return Verdict.EARLY
-        for client, deletes in parsed.deletes.items():
-            end = deletes[-1]
-            if end > clocks.get(client, 0):
-                carried = parsed.ranges.get(client)
-                if carried is None or end > carried[-1]:
-                    parsed.missing = client, end - 1
-                    return Verdict.EARLY
         return verdict
 
     def _has_deleted(self, parsed: Parsed) -> Generator[None, None, bool]:

@@ -461,6 +461,7 @@ class Hub:
         for row in rows:
             if room.position != after or self.find(room.name) is not room:
                 return  # It was rebuilt, or has saved something: look again.
+            learned = [row.update]
             try:
                 if len(row.update) > LARGE or room.document.heavy:
                     await self.occupy(room, room.learn_steps(row.update))
@@ -469,8 +470,9 @@ class Hub:
             except CollabError as exc:
                 message = "%s: cannot read row %d (%s); going on without it"
                 logger.error(message, room.name, row.position, exc)
+                learned = []  # What we can't read is shown to nobody.
             if row.position > room.position:
-                room.reach(row.position, [row.update])
+                room.reach(row.position, learned)
             after = room.position
             if self._loop.time() > until:
                 await asyncio.sleep(0)

@@ -7,9 +7,12 @@ Reference: ``docs/protocol.md``.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterable
 from functools import partial
+from itertools import chain, islice
+from typing import TypeAlias
 
 from . import wire
 from .auth import Visitor
@@ -35,10 +38,11 @@ from .messages import (
     Reconnect,
     Synced,
     Token,
+    Update,
 )
 from .notices import pass_on
-from .opening import take_turns
-from .places import Place, Places
+from .opening import SLICE, take_turns
+from .places import DENIAL, Place, Places
 from .recent import suffices
 from .room import Room
 from .session import Session
@@ -51,14 +55,15 @@ MAX_NOTE = 64 * 1024
 MAX_TOKEN = 8 * 1024
 """Bytes of a token."""
 
+FEW = 64
+"""Messages of a frame that are taken at once; the others in turns."""
+
 SIGN = wire.uint(0) + native.encode(Pong(0))
 """What is said as a sign of life."""
 
 
-class Berth(Place[int, Message]):
-    """A client's place in the document of one channel."""
-
-    __slots__ = ()
+Berth: TypeAlias = Place[int, Message]
+"""A client's place in the document of one channel."""
 
 
 class NativeConnection(Places[int, Message, Berth]):
@@ -81,13 +86,37 @@ class NativeConnection(Places[int, Message, Berth]):
     def receive(self, payload: bytes) -> Awaitable[None] | None:
         """Take what the client sent; an awaitable if that takes a while."""
         messages = native.decode(payload)
-        size = len(payload) // max(1, len(messages))
-        for channel, message in messages:
-            if channel:
-                self._take(channel, message, size)
-            else:
-                self._answer(message)
+        for channel, message in islice(messages, FEW):
+            if self._drained is not None and isinstance(message, Open):
+                return self._receive_later(chain([(channel, message)], messages))
+            self._take_any(channel, message)
+        following = next(messages, None)
+        if following is not None:
+            return self._receive_later(chain([following], messages))
         return self._relief()
+
+    async def _receive_later(self, messages: Iterable[tuple[int, Message]]) -> None:
+        """Take many messages in turns with others, and as there is room for answers."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SLICE
+        for channel, message in messages:
+            while self._drained is not None and isinstance(message, Open):
+                await self._drained.wait()
+            self._take_any(channel, message)
+            relief = self._relief()
+            if relief is not None:
+                await relief
+            if loop.time() > until:
+                await asyncio.sleep(0)
+                until = loop.time() + SLICE
+            if self._closed:
+                return
+
+    def _take_any(self, channel: int, message: Message) -> None:
+        if channel:
+            self._take(channel, message)
+        else:
+            self._answer(message)
 
     def _answer(self, message: Message) -> None:
         """Take a message about the connection."""
@@ -101,7 +130,7 @@ class NativeConnection(Places[int, Message, Berth]):
         elif isinstance(message, Ping) and self._drained is None:
             self._say(0, Pong(message.number))
 
-    def _take(self, channel: int, message: Message, size: int) -> None:
+    def _take(self, channel: int, message: Message) -> None:
         if not self._greeted:
             raise ProtocolError("no Hello at first")
         place = self.places.get(channel)
@@ -110,7 +139,7 @@ class NativeConnection(Places[int, Message, Berth]):
                 self._add(channel, message)
             # Else it was closed, and the client didn't know yet.
         elif place.inbox is not None:
-            self._keep(place, message, size)
+            self._keep(place, message, _size(message))
         elif isinstance(message, Open):
             raise ProtocolError("this channel is open")
         elif isinstance(message, Left):
@@ -118,14 +147,14 @@ class NativeConnection(Places[int, Message, Berth]):
         elif isinstance(message, Token):
             self._begin(place, self._admit(place, message.token))
         elif place.room is not None:
-            self._take_now(place, message, size)
+            self._take_now(place, message)
 
-    def _take_now(self, place: Berth, message: Message, size: int) -> None:
+    def _take_now(self, place: Berth, message: Message) -> None:
         try:
             if isinstance(message, Note):
                 self._pass_on(place, message)
                 return
-            waiting = place.take(message, size)
+            waiting = place.take(message)
         except CollabError as exc:
             self._fail(place, exc)
             return
@@ -139,6 +168,7 @@ class NativeConnection(Places[int, Message, Berth]):
         pass_on(place.room, note, place.session)
 
     def _add(self, channel: int, message: Open) -> None:
+        self._ignore(0)  # It may have been denied too often.
         if len(self.places) >= self.hub.limits.documents:
             error = QuotaExceeded("documents", self.hub.limits.documents)
             self._say(channel, Closed(error.close_code, error.reason))
@@ -168,12 +198,12 @@ class NativeConnection(Places[int, Message, Berth]):
                     self._pass_on(place, content)
             case _:
                 if place.room is not None:
-                    waiting = place.take(content, 0)
+                    waiting = place.take(content)
                     if waiting is not None:
                         await waiting
 
     def _restart(self, key: int, content: Message, size: int) -> None:
-        self._take(key, content, size)
+        self._take(key, content)
 
     # Opening.
 
@@ -196,7 +226,12 @@ class NativeConnection(Places[int, Message, Berth]):
         size = sum(map(len, pieces))
         session = place.session
         session.send(Opened(session.reader, room.epoch, position, size, vector))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SLICE
         for piece in pieces:
+            if loop.time() > until:  # They may have to be compressed.
+                await asyncio.sleep(0)
+                until = loop.time() + SLICE
             while self._drained is not None and place.leaving is None:
                 await self._drained.wait()
             if place.room is not room:
@@ -207,7 +242,7 @@ class NativeConnection(Places[int, Message, Berth]):
         if people is not None:
             session.send(Presence(people))
         session.synced = True
-        await self._keep_up(place, position)
+        await self._keep_up(place)
 
     async def _missing(self, room: Room, message: Open) -> list[bytes]:
         """What the client lacks, in pieces; all that the room has now is in them."""
@@ -229,7 +264,7 @@ class NativeConnection(Places[int, Message, Berth]):
     ) -> bytes:
         return await self.hub.occupy(room, steps) if large else finish(steps)
 
-    async def _keep_up(self, place: Berth, position: int) -> None:
+    async def _keep_up(self, place: Berth) -> None:
         """Send what happened while pieces were sent; from then on it isn't behind."""
         room, session = place.room, place.session
         while self._drained is not None and place.leaving is None:
@@ -237,8 +272,7 @@ class NativeConnection(Places[int, Message, Berth]):
         if room is None or place.room is not room:
             return
         if session.behind_version == room.document.version:
-            position = room.shown
-            session.owed.append(session.encoding.encode(Synced(position)))
+            session.owed.append(session.encoding.encode(Synced(room.shown)))
         waiting = place.catch_up()
         if waiting is not None:
             await waiting
@@ -267,6 +301,8 @@ class NativeConnection(Places[int, Message, Berth]):
         if isinstance(error, ProtocolError) and place.name:
             raise error
         blame(error, place.name, self.visitor.peer)
+        if place.room is None:
+            self._ignored += DENIAL
         self._end(place, goodbye=False)
         self._say(place.key, Closed(error.close_code, error.reason))
 
@@ -311,6 +347,17 @@ def _cut_steps(update: bytes) -> Generator[None, None, list[bytes]]:
         pieces.append(piece)
         yield
     return pieces
+
+
+def _size(message: Message) -> int:
+    """The bytes of a message that may have many."""
+    match message:
+        case Update(update):
+            return len(update)
+        case Presence(content) | Note(_, content):
+            return len(content)
+        case _:
+            return 0
 
 
 def _undecoded(payload: bytes, at: int) -> tuple[Message, int]:

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from .auth import Visitor
 from .channel import Channel, Decode
-from .connection import Transport, blame
-from .errors import CollabError, ProtocolError
+from .connection import MAX_UNADMITTED, Transport, blame
+from .errors import CollabError, ProtocolError, QuotaExceeded
 from .hub import Hub
 from .opening import SLICE
 from .session import Session
@@ -29,6 +29,10 @@ MAX_WAITING = 1024 * 1024
 
 WAITING = 150
 """Bytes of memory that a message takes that waits, besides its own."""
+
+DENIAL = 512
+"""Of the bytes that are without use, how many it counts for to be denied: the
+application was asked, and there is a line in the log."""
 
 Key = TypeVar("Key", bound=Hashable)
 Content = TypeVar("Content")
@@ -60,6 +64,7 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
     __slots__ = (
         "_closed",
         "_drained",
+        "_ignored",
         "_lagging",
         "_muted",
         "_relieved",
@@ -87,6 +92,8 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
         """Set when the transport has room again; ``None`` while it has."""
         self._lagging: list[SomePlace] = []
         """Places that are behind, longest first."""
+        self._ignored = 0
+        """Bytes without use, while there is nothing that it may open."""
 
     # What a dialect does.
 
@@ -109,6 +116,17 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
         Raises:
             ProtocolError: If the client speaks something else.
         """
+
+    def _ignore(self, size: int) -> None:
+        """Count what is not taken.
+
+        Raises:
+            QuotaExceeded: If that is too much, and there is nothing that it may open.
+        """
+        if not any(place.room for place in self.places.values()):
+            self._ignored += size
+            if self._ignored > MAX_UNADMITTED:
+                raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
 
     # What takes a while.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from .updates import parse
+from .gate import Verdict, compare
+from .updates import ACCEPTED, parse
 
 MAX_ROWS = 1000
 MAX_SIZE = 128 * 1024
@@ -45,13 +46,15 @@ def suffices(
 ) -> bool:
     """Whether somebody with a state vector has what is wanted, given some updates.
 
-    Only structs have clocks: whether the deletions are there, nobody can tell.
+    Each must build upon what is there before it: rows stand in the order in which they
+    came, and one that came early stands before what it waited for. Only structs have
+    clocks: whether the deletions are there, nobody can tell.
     """
     reached = dict(clocks)
     for update in updates:
-        parsed = parse(update)
+        parsed = parse(update, ACCEPTED)
+        if compare(reached, parsed) is Verdict.EARLY:
+            return False
         for client, ranges in parsed.ranges.items():
-            for start, end in zip(ranges[::2], ranges[1::2], strict=True):
-                if start <= reached.get(client, 0):
-                    reached[client] = max(reached.get(client, 0), end)
+            reached[client] = max(reached.get(client, 0), ranges[-1])
     return all(reached.get(client, 0) >= clock for client, clock in wanted.items())

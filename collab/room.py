@@ -484,7 +484,7 @@ class Room:
     def reach(self, position: int, updates: list[bytes]) -> None:
         """Note that the document holds what the log does, up to another position."""
         if self.recent is not None:
-            if position != self.position + len(updates):  # Of rows that were merged.
+            if position != self.position + len(updates):  # Some are unknown.
                 self.recent = Recent(position)
             else:
                 self.recent.append(updates)

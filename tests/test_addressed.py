@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from pycrdt import Text
 
-from collab.addressed import DENIAL, AddressedConnection
+from collab.addressed import AddressedConnection
 from collab.asgi import ENCODINGS, Payloads
 from collab.auth import Access, Attempt, Grant, Visitor
 from collab.connection import MAX_UNADMITTED, PATIENCE, NamedConnection
@@ -32,7 +32,7 @@ from collab.errors import (
 from collab.hub import Hub
 from collab.limits import Limits
 from collab.messages import Message, Update
-from collab.places import MAX_WAITING
+from collab.places import DENIAL, MAX_WAITING
 from collab.store import Store
 from tests.peers import data, edit, insert, presence, step1, step2
 from tests.test_connection import Wire
@@ -375,7 +375,7 @@ async def test_who_comes_back_is_asked_to_say_so_again(hub: Hub) -> None:
     await ann.open("d")
     await bob.open("d")
     await ann.say("d", presence((1, 5, b"{}")), LEAVING)
-    await asyncio.sleep(0.1)
+    await until(lambda: b"\x01d" + presence((1, 5, b"null")) in bob.writes)
     ann.hears("d")
     await ann.say("d", token("write:"), step1(), presence((1, 5, b"{}")))
     gone = presence((1, 5, b"null"))
@@ -383,8 +383,7 @@ async def test_who_comes_back_is_asked_to_say_so_again(hub: Hub) -> None:
     assert heard[heard.index(gone) + 1] == QUERY
     bob.hears("d")
     await ann.say("d", presence((1, 6, b"{}")))
-    await asyncio.sleep(0.1)
-    assert presence((1, 6, b"{}")) in bob.hears("d")
+    await until(lambda: b"\x01d" + presence((1, 6, b"{}")) in bob.writes)
 
 
 async def test_what_the_application_says_and_hears(tmp_path: Path) -> None:

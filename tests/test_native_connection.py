@@ -13,12 +13,14 @@ from pycrdt import Doc, Text
 from benchmarks.documents import typed
 from collab.asgi import PayloadEncodings
 from collab.auth import Access, Attempt, Grant, Visitor
-from collab.errors import CollabError, NothingOpened, ProtocolError
+from collab.connection import MAX_UNADMITTED
+from collab.errors import CollabError, NothingOpened, ProtocolError, QuotaExceeded
 from collab.hub import Hub
 from collab.joining import Joined
 from collab.limits import Limits
 from collab.native import MAX_NOTE, NativeConnection
-from collab.store import Store
+from collab.places import DENIAL
+from collab.store import Append, Store
 from tests.peers import data, insert, uint
 from tests.vectors import history
 
@@ -68,15 +70,17 @@ FIELDS = {
 class Client:
     """A client that reads what is written to it by the specification alone."""
 
-    def __init__(self, hub: Hub, token: str = "") -> None:
+    def __init__(self, hub: Hub, token: str = "", *, shy: bool = False) -> None:
         self.hub = hub
         self.frames: list[bytes] = []
         self.refusals: list[CollabError] = []
         visitor = Visitor("somebody", token=token)
         self.connection = NativeConnection(hub, ENCODINGS, self, visitor)
-        self.connection.receive(HELLO)
-        (self.hail,) = self.frames
-        self.frames.clear()
+        self.hail = b""
+        if not shy:
+            self.connection.receive(HELLO)
+            (self.hail,) = self.frames
+            self.frames.clear()
 
     def write(self, encoded: Any) -> None:
         self.frames += encoded
@@ -210,6 +214,7 @@ async def test_who_comes_back_gets_what_was_appended_since(hub: Hub) -> None:
     assert bob.hears() == [("Saved", 1, 3)]
     away = Client(hub)
     await away.say(1, opening(vector=vector, epoch=epoch, position=2))
+    assert sum(map(len, away.frames)) < 100
     opened, *rest = away.hears()
     assert opened[:5] == ("Opened", 1, epoch, 3, len(THIRD))
     assert rest == [("Piece", THIRD), ("Synced", 3)]
@@ -376,8 +381,7 @@ async def test_a_ping_is_answered_and_life_is_shown(hub: Hub) -> None:
     ann.connection.receive(b"\x00\x01" + uint(77))
     assert ann.frames == [b"\x00\x01" + uint(77)]
     assert ann.connection.beat() == b"\x00\x01\x00"
-    shy = Client(hub)
-    shy.connection._greeted = False
+    shy = Client(hub, shy=True)
     assert shy.connection.beat() is None
     assert [type(error) for error in shy.refusals] == [NothingOpened]
 
@@ -397,10 +401,63 @@ async def test_what_is_no_message_ends_the_connection(hub: Hub, frame: bytes) ->
 
 
 async def test_hello_comes_first(hub: Hub) -> None:
-    shy = Client(hub)
-    shy.connection._greeted = False
+    shy = Client(hub, shy=True)
     with pytest.raises(ProtocolError, match="Hello"):
         shy.connection.receive(b"\x01" + opening())
+
+
+async def test_large_and_many_messages_of_one_frame_are_taken_in_turns(
+    hub: Hub,
+) -> None:
+    whole = Joined(typed(200_000)).encode()
+    small = b"\x01\x01\x00" + data(b"{}")
+    ann = Client(hub)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.ensure_future(count_turns())
+    presences = [b"\x03" + data(small)] * 30_000
+    # The first of these waits for the document to be opened, and all others with it.
+    await ann.say(1, opening(), edit(1, whole), *presences, edit(2, FIRST))
+    other.cancel()
+    assert turns > 20
+    assert ann.hears()[-1][:2] == ("Saved", 2)
+    assert len(hub.rooms["d"].document.state()) > len(whole) // 2
+
+
+async def test_who_is_denied_over_and_over_is_sent_away(guarded: Hub) -> None:
+    ann = Client(guarded)
+    for channel in range(1, MAX_UNADMITTED // DENIAL + 2):
+        await ann.say(channel, opening())
+    with pytest.raises(QuotaExceeded):
+        await ann.say(9999, opening())
+    assert len(ann.connection.places) == 0
+    bob = Client(guarded, "write:bob")
+    await bob.say(1, opening(), edit(1, FIRST))
+    assert bob.hears()[-1] == ("Saved", 1, 1)
+
+
+async def test_what_another_server_wrote_and_nobody_can_read_is_shown_to_nobody(
+    hub: Hub,
+) -> None:
+    ann = Client(hub)
+    await ann.say(1, opening(), edit(1, FIRST))
+    room = hub.rooms["d"]
+    await until(lambda: room.epoch)
+    epoch, vector = room.epoch.encode(), room.document.state_vector()
+    poison = b"\x01\x01\x01\x01\xff"
+    await asyncio.to_thread(hub.store.append, [Append("d", [(poison, "")])])
+    await until(lambda: room.position == 2)
+    away = Client(hub)
+    await away.say(1, opening(vector=vector, epoch=epoch, position=1))
+    heard = away.hears()
+    assert ("Piece", poison) not in heard
+    assert heard[-1] == ("Synced", 2)
 
 
 async def test_an_error_of_one_document_concerns_no_other(hub: Hub) -> None:

@@ -124,7 +124,7 @@ class Peer:
             async with asyncio.timeout(30):
                 frame = await self.socket.recv()
             assert isinstance(frame, bytes)
-            self.heard = native.decode(frame)
+            self.heard = list(native.decode(frame))
         return self.heard.pop(0)
 
     async def say(self, *messages: Message, channel: int = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collab.recent import MAX_ROWS, MAX_SIZE, Recent, suffices
+from tests import crafted
 from tests.peers import insert
 from tests.vectors import history
 
@@ -46,6 +47,14 @@ def test_rows_suffice_if_they_build_upon_what_is_there() -> None:
     assert suffices({1: 3}, [insert(2, "ab")], {1: 3, 2: 2})
     # Who has more than the server is asked for it elsewhere.
     assert suffices({1: 9, 7: 4}, [], wanted)
+
+
+def test_rows_that_came_early_do_not_suffice() -> None:
+    """They stand before what they wait for, and clients take them in this order."""
+    early = crafted.typed(7, 0, "x", (1, 2))  # Behind the third letter of client 1.
+    assert not suffices({1: 1}, [early, SECOND, THIRD], {1: 3, 7: 1})
+    assert suffices({1: 1}, [SECOND, THIRD, early], {1: 3, 7: 1})
+    assert suffices({1: 3}, [early], {1: 3, 7: 1})
 
 
 def test_updates_of_several_clients_count_for_each() -> None:

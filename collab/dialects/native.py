@@ -7,7 +7,7 @@ specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -47,8 +47,8 @@ VERSION = 1
 Reader: TypeAlias = Callable[[bytes, int], tuple[Message, int]]
 
 
-def decode(frame: bytes) -> list[tuple[int, Message]]:
-    """Read the messages of a frame, each with its channel.
+def decode(frame: bytes) -> Iterator[tuple[int, Message]]:
+    """Read the messages of a frame one after the other, each with its channel.
 
     What follows one of an unknown kind is ignored.
 
@@ -58,7 +58,7 @@ def decode(frame: bytes) -> list[tuple[int, Message]]:
     return _decode(frame, _ON_CONNECTION, _ON_CHANNEL)
 
 
-def read(frame: bytes) -> list[tuple[int, Message]]:
+def read(frame: bytes) -> Iterator[tuple[int, Message]]:
     """Read what a server says, as :func:`decode` does what a client says.
 
     Raises:
@@ -69,8 +69,7 @@ def read(frame: bytes) -> list[tuple[int, Message]]:
 
 def _decode(
     frame: bytes, on_connection: tuple[Reader, ...], on_channel: tuple[Reader, ...]
-) -> list[tuple[int, Message]]:
-    messages: list[tuple[int, Message]] = []
+) -> Iterator[tuple[int, Message]]:
     at = 0
     while at < len(frame) or not frame:
         channel, at = wire.read_uint(frame, at)
@@ -79,64 +78,7 @@ def _decode(
         if kind >= len(readers):
             break
         message, at = readers[kind](frame, at)
-        messages.append((channel, message))
-    return messages
-
-
-def _read_hello(frame: bytes, at: int) -> tuple[Message, int]:
-    client, at = wire.read_text(frame, at)
-    return Hello(client), at
-
-
-def _read_ping(frame: bytes, at: int) -> tuple[Message, int]:
-    number, at = wire.read_uint(frame, at)
-    return Ping(number), at
-
-
-def _read_open(frame: bytes, at: int) -> tuple[Message, int]:
-    name, at = wire.read_text(frame, at)
-    token, at = wire.read_text(frame, at)
-    state_vector, at = wire.read_data(frame, at)
-    epoch, at = wire.read_text(frame, at)
-    position, at = wire.read_uint(frame, at)
-    return Open(name, token, state_vector, epoch, position), at
-
-
-def _read_close(frame: bytes, at: int) -> tuple[Message, int]:
-    return Left(), at
-
-
-def _read_update(frame: bytes, at: int) -> tuple[Message, int]:
-    sequence, at = wire.read_uint(frame, at)
-    update, at = wire.read_data(frame, at)
-    return Update(update, sequence=sequence), at
-
-
-def _read_presence(frame: bytes, at: int) -> tuple[Message, int]:
-    states, at = wire.read_data(frame, at)
-    return Presence(states), at
-
-
-def _read_note(frame: bytes, at: int) -> tuple[Message, int]:
-    user, at = wire.read_text(frame, at)
-    payload, at = wire.read_data(frame, at)
-    return Note(user, payload), at
-
-
-def _read_token(frame: bytes, at: int) -> tuple[Message, int]:
-    token, at = wire.read_text(frame, at)
-    return Token(token), at
-
-
-_ON_CONNECTION: tuple[Reader, ...] = (_read_hello, _read_ping)
-_ON_CHANNEL: tuple[Reader, ...] = (
-    _read_open,
-    _read_close,
-    _read_update,
-    _read_presence,
-    _read_note,
-    _read_token,
-)
+        yield channel, message
 
 
 def _reading(make: Callable[..., Message], *fields: Callable[..., Any]) -> Reader:
@@ -150,6 +92,12 @@ def _reading(make: Callable[..., Message], *fields: Callable[..., Any]) -> Reade
     return read
 
 
+def _read_update(frame: bytes, at: int) -> tuple[Message, int]:
+    sequence, at = wire.read_uint(frame, at)
+    update, at = wire.read_data(frame, at)
+    return Update(update, sequence=sequence), at
+
+
 def _read_reader(frame: bytes, at: int) -> tuple[bool, int]:
     """Read whether somebody may only read: the flag says whether they may write."""
     if frame[at : at + 1] not in (b"\x00", b"\x01"):
@@ -158,6 +106,16 @@ def _read_reader(frame: bytes, at: int) -> tuple[bool, int]:
 
 
 _UINT, _DATA, _TEXT = wire.read_uint, wire.read_data, wire.read_text
+_PRESENCE, _NOTE = _reading(Presence, _DATA), _reading(Note, _TEXT, _DATA)
+_ON_CONNECTION: tuple[Reader, ...] = (_reading(Hello, _TEXT), _reading(Ping, _UINT))
+_ON_CHANNEL: tuple[Reader, ...] = (
+    _reading(Open, _TEXT, _TEXT, _DATA, _TEXT, _UINT),
+    _reading(Left),
+    _read_update,
+    _PRESENCE,
+    _NOTE,
+    _reading(Token, _TEXT),
+)
 _TOLD_ON_CONNECTION: tuple[Reader, ...] = (
     _reading(Hail, _UINT, _TEXT, _UINT, _UINT),
     _reading(Pong, _UINT),
@@ -167,8 +125,8 @@ _TOLD_ON_CHANNEL: tuple[Reader, ...] = (
     _reading(Opened, _read_reader, _TEXT, _UINT, _UINT, _DATA),
     _reading(Closed, _UINT, _TEXT),
     _reading(lambda position, update: Update(update, position), _UINT, _DATA),
-    _read_presence,
-    _read_note,
+    _PRESENCE,
+    _NOTE,
     _reading(TokenWanted, _UINT),
     _reading(Piece, _DATA),
     _reading(Synced, _UINT),
