@@ -140,6 +140,11 @@ export class CollabDocument extends ObservableV2<DocumentEvents> {
     return this.edits.count;
   }
 
+  /** Whether the browser has on its disk all that was written here. */
+  get kept(): boolean {
+    return this.shelf?.written ?? false;
+  }
+
   /** Resolves as soon as everything is saved. */
   whenSaved(): Promise<void> {
     if (this.saved) return Promise.resolve();
@@ -595,7 +600,7 @@ export class CollabDocument extends ObservableV2<DocumentEvents> {
 
   private readonly left = (event: Event): void => {
     if (!this.guards || this.access === "read") return;
-    if (!this.shelf?.written) event.preventDefault();
+    if (!this.kept) event.preventDefault();
   };
 
   private readonly gone = (): void => this.destroy();

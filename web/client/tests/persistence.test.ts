@@ -208,6 +208,27 @@ describe("what is kept in the browser", () => {
     expect(read(await load(server, "b"))).toBe("");
   });
 
+  it("says when what waits is on the disk, and when it never will be", async () => {
+    const server = new Server();
+    server.mode = "down";
+    const document = await load(server);
+    await document.whenLoaded;
+    type(document, "offline");
+    expect([document.unsaved, document.kept]).toEqual([1, false]);
+    await pass(50);
+    expect([document.unsaved, document.kept]).toEqual([1, true]);
+
+    const warn = vi.spyOn(console, "warn").mockReturnValue();
+    Object.assign(globalThis, { indexedDB: { open: () => { throw new Error("private window"); } } });
+    const other = await load(server, "other");
+    await other.whenLoaded;
+    type(other, "offline");
+    await pass(50);
+    expect([other.unsaved, other.kept]).toEqual([1, false]);
+    expect(warn).toHaveBeenCalled();
+    warn.mockRestore();
+  });
+
   it("is shared by two tabs, and true for both", async () => {
     const server = new Server();
     const one = await load(server);
