@@ -13,6 +13,8 @@ from urllib.parse import quote, urlsplit
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
+    Dialog,
+    Page,
     Request,
     expect,
     sync_playwright,
@@ -101,15 +103,34 @@ class Visitor:
         self.context = browser.new_context(**options)
         self.context.add_init_script(WATCH)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
         self.host = ""
         self.complaints: list[str] = []
         self.lost: list[str] = []
         """What the browser says about connections that failed."""
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._follow)
-        self.page.on("dialog", lambda dialog: dialog.accept())
+        self.asked: list[str] = []
+        """What kinds of dialogs there were; all are accepted."""
+        self.sockets: list[str] = []
+        """The addresses of the WebSockets that were opened, or tried."""
+        self._attend(self.page)
+
+    def _attend(self, page: Page) -> None:
+        page.set_default_timeout(PATIENCE)
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._follow)
+        page.on("websocket", lambda socket: self.sockets.append(socket.url))
+        page.on("dialog", self._accept)
+
+    def _accept(self, dialog: Dialog) -> None:
+        self.asked.append(dialog.type)
+        dialog.accept()
+
+    def turn_page(self) -> Page:
+        """Have another page, a tab beside the one before, which is returned."""
+        before = self.page
+        self.page = self.context.new_page()
+        self._attend(self.page)
+        return before
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
@@ -152,6 +173,14 @@ class Visitor:
     def type(self, text: str) -> None:
         """Press keys."""
         self.page.keyboard.type(text)
+
+    def cut_off(self) -> None:
+        """Work offline, by the switch."""
+        self.page.get_by_test_id("status").click()
+        self.page.get_by_role("switch", name="Work offline").click()
+        self.page.keyboard.press("Escape")
+        self.see("connection", "offline")
+        self.page.get_by_test_id("editor").focus()
 
     def rename(self, name: str) -> None:
         """Say who one is."""

@@ -72,12 +72,11 @@ export function createEditor(
   });
 }
 
-/** Keep people from writing what the server would not take. */
-export function makeReadOnly(view: EditorView): void {
+/** Keep people from writing what the server would not take, or let them write again. */
+export function lock(view: EditorView, locked: boolean): void {
   const attributes = EditorView.contentAttributes.of({ "aria-readonly": "true" });
-  view.dispatch({
-    effects: access.reconfigure([EditorState.readOnly.of(true), attributes]),
-  });
+  const extension = locked ? [EditorState.readOnly.of(true), attributes] : [];
+  view.dispatch({ effects: access.reconfigure(extension) });
 }
 
 /** Scroll to where somebody is, if they are anywhere. */

@@ -1,13 +1,11 @@
 /** The page: one document, everybody who has it open, and what is saved. */
 
 import "./style.css";
-import * as Y from "yjs";
 import { connect } from "./connection";
 import { chooseDocument, setUpShare, showDocument } from "./document";
 import { find } from "./dom";
-import { count, createEditor, makeReadOnly, scrollTo } from "./editor";
+import { count, createEditor, lock, scrollTo } from "./editor";
 import { showPeople } from "./people";
-import { watchSaved } from "./saved";
 import { showStatus } from "./status";
 import { setUpTheme } from "./theme";
 
@@ -19,20 +17,12 @@ const name = chooseDocument();
 showDocument(name);
 setUpShare();
 
-const doc = new Y.Doc();
+const connection = connect(name);
+const { doc, awareness } = connection.document;
 const text = doc.getText("text");
-const status = showStatus(
-  () => link.retry(),
-  () => makeReadOnly(view),
-);
-const link = connect(name, doc, status.connection, status.denied);
-const { provider } = link;
-watchSaved(provider, status.waiting);
-
-const view = createEditor(find("editor"), text, provider.awareness);
-showPeople(provider.awareness, (client) => {
-  scrollTo(view, client, text, provider.awareness);
-});
+const view = createEditor(find("editor"), text, awareness);
+showStatus(connection, (locked) => lock(view, locked));
+showPeople(awareness, (client) => scrollTo(view, client, text, awareness));
 
 let counting: ReturnType<typeof setTimeout> | undefined;
 const showCount = (): void => {

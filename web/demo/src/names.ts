@@ -56,7 +56,8 @@ export function readPersonName(value: unknown): string {
 /**
  * The name of the document that a person asked for, or an empty string.
  *
- * Empty segments and dots are left out: no browser would send them to the server.
+ * Empty segments and dots are left out: no browser has them in an address, in which
+ * clients of y-websocket put the name.
  */
 export function readDocumentName(value: string): string {
   return clean(value, DOCUMENT_NAME)
@@ -64,11 +65,6 @@ export function readDocumentName(value: string): string {
     .map((segment) => segment.trim())
     .filter((segment) => !/^\.{0,2}$/.test(segment))
     .join("/");
-}
-
-/** The path of a document below `ws/`: each segment escaped, the slashes kept. */
-export function documentPath(name: string): string {
-  return name.split("/").map(encodeURIComponent).join("/");
 }
 
 /** One or two letters that stand for a person in a small circle. */

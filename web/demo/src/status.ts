@@ -1,171 +1,211 @@
-/** What the page says about the connection and about what is saved. */
+/** The page's one place for what becomes of the text: the foot, and a panel behind it. */
 
+import type { ObservableV2 } from "lib0/observable";
 import type { Connection } from "./connection";
-import { announce, find } from "./dom";
+import { announce, find, oncePerFrame } from "./dom";
+import { describeLatency, watchLatency } from "./latency";
+import {
+  describeAccess,
+  describeConnection,
+  describeCopy,
+  describeSaved,
+  describeTransport,
+  explain,
+  explainClosed,
+  isLoading,
+  READ_ONLY,
+  type Said,
+  type Standing,
+} from "./words";
 
 /** Milliseconds for which nothing may wait before the page says "saved" again. */
 const CALM = 350;
 
-/** Milliseconds without a connection before the page makes more of it. */
-const GRACE = 1_200;
-
 /** Milliseconds that saving may take before the page says that it does. */
 const PATIENCE = 4_000;
 
-/** Takes in what happens and keeps the page in line with it. */
-export interface Status {
-  connection(connection: Connection): void;
-  waiting(count: number): void;
-  denied(reason: string): void;
+/** Milliseconds that a browser may take to write what comes to its disk. */
+const WRITING = 2_000;
+
+/** Milliseconds between two looks at what changes without an event. */
+const TICK = 250;
+
+/** Show how a document stands; `lock` is told whether it can't be edited. */
+export function showStatus(
+  connection: Connection,
+  lock: (locked: boolean) => void,
+): void {
+  const { client, document } = connection;
+  const look = watchStanding(connection);
+  let latency: number | null = null;
+  let locked = false;
+
+  const drawSaved = showSaved();
+  const draw = (): void => {
+    const standing = look();
+    const { status } = standing;
+    set(find("connection"), describeConnection(standing));
+    drawSaved(describeSaved(standing));
+    drawProgress(standing);
+    drawBanner(standing);
+    drawPanel(standing);
+
+    const route: string[] = [];
+    if (status === "connected") route.push(describeTransport(client.transportName));
+    if (status === "connected" && latency !== null) route.push(describeLatency(latency));
+    setText("route", route.join(" · "));
+    setText("transport", route[0] ?? "–");
+    setText("latency", route[1] ?? "–");
+
+    find("retry").hidden = !(status === "waiting" || (status === "connecting" && standing.known));
+    find("online").hidden = status !== "disconnected";
+    find("offline").ariaChecked = String(connection.offline);
+    window.document.body.classList.toggle("loaded", standing.opened);
+    const lockedNow = status === "closed" || standing.access === "read";
+    if (lockedNow !== locked) lock(lockedNow);
+    locked = lockedNow;
+  };
+  const refresh = oncePerFrame(draw);
+
+  for (const name of ["status", "synced", "progress", "access", "error"] as const) {
+    document.on(name, refresh);
+  }
+  // At once, as "saved" must not be shown for longer than it is true.
+  document.on("saved", draw);
+  // Of clients that can change their transport.
+  (client as unknown as ObservableV2<{ transport: () => void }>).on("transport", refresh);
+  watchLatency(connection, (milliseconds) => {
+    latency = milliseconds;
+    refresh();
+  });
+  setInterval(draw, TICK);
+  void document.whenLoaded.then(refresh);
+
+  for (const id of ["retry", "again"]) {
+    find(id).addEventListener("click", () => document.retry());
+  }
+  find("offline").addEventListener("click", () => {
+    connection.setOffline(!connection.offline);
+    draw();
+  });
+  find("online").addEventListener("click", () => {
+    connection.setOffline(false);
+    // The button goes, and the focus with it.
+    find("status").focus();
+    draw();
+  });
+  speak(look, document);
+  draw();
 }
 
-/**
- * Start with a page that connects and has nothing to save.
- *
- * `lock` is called when the server won't take what is written here.
- */
-export function showStatus(retry: () => void, lock: () => void): Status {
-  const connectionElement = find("connection");
-  const savedElement = find("saved");
-  const banner = find("banner");
-  const bannerText = find("banner-text");
-  const retryButton = find<HTMLButtonElement>("retry");
-
-  let connection: Connection = { state: "connecting" };
-  let waiting = 0;
-  let waitingSince = 0;
+/** Gather what is known, and what only somebody who keeps looking can know. */
+function watchStanding({ client, document }: Connection): () => Standing {
+  let known = false;
   let loaded = false;
-  let denial: string | null = null;
-  let lostAt = 0;
-  let calm: ReturnType<typeof setTimeout> | undefined;
+  let opened = false;
+  let keptAt = -Infinity;
+  let unsaved = 0;
+  let movedAt = 0;
 
-  const draw = (): void => {
-    const state = connection.state === "refused" ? "offline" : connection.state;
-    set(connectionElement, state, describeConnection(connection));
-    const late = waiting > 0 && Date.now() - waitingSince > PATIENCE;
-    const saved = describeSaved(connection, waiting, loaded, late);
-    // "Saved" may come late but never early, so that it doesn't flicker.
-    const early = saved.state === "saved" && savedElement.dataset["state"] === "saving";
-    if (early && connection.state === "online") {
-      calm ??= setTimeout(() => {
-        calm = undefined;
-        const now = describeSaved(connection, waiting, loaded);
-        set(savedElement, now.state, now.text);
-      }, CALM);
-    } else {
-      clearTimeout(calm);
-      calm = undefined;
-      set(savedElement, saved.state, saved.text);
-    }
-    drawBanner();
-  };
-
-  const drawBanner = (): void => {
-    const lost = connection.state === "offline" && Date.now() - lostAt > GRACE;
-    const refused = connection.state === "refused";
-    banner.hidden = !lost && !refused && denial === null;
-    banner.dataset["kind"] = refused || denial !== null ? "refused" : "lost";
-    retryButton.hidden = !lost;
-    if (connection.state === "refused") setText(bannerText, connection.reason);
-    else if (denial !== null) setText(bannerText, denial);
-    else if (lost) setText(bannerText, describeLoss(waiting, loaded));
-  };
-
-  setInterval(() => {
-    if (connection.state === "offline" || waiting > 0) draw();
-  }, 250);
-  retryButton.addEventListener("click", retry);
-  window.addEventListener("beforeunload", (event) => {
-    if (waiting > 0) event.preventDefault();
+  void document.whenLoaded.then(() => {
+    loaded = true;
+    opened ||= document.doc.store.clients.size > 0;
+  });
+  document.on("synced", (synced) => {
+    opened ||= synced;
   });
 
-  return {
-    connection(next) {
-      if (next.state === "offline" && connection.state !== "offline") {
-        lostAt = Date.now();
-        announce("The connection is lost. You can keep writing.");
-      }
-      if (next.state === "online") {
-        if (loaded) announce("Connected again.");
-        loaded = true;
-        document.body.classList.add("loaded");
-      }
-      if (next.state === "refused") {
-        announce(next.reason);
-        lock();
-      }
-      connection = next;
-      draw();
-    },
-    waiting(count) {
-      // Since when nothing was saved: who types on and on may always have some.
-      if (count === 0 || count < waiting || waiting === 0) waitingSince = Date.now();
-      waiting = count;
-      draw();
-    },
-    denied(reason) {
-      denial = reason || "You may read this document but not change it.";
-      announce(denial);
-      lock();
-      draw();
-    },
+  return () => {
+    const now = Date.now();
+    known ||= document.status === "connected";
+    if (loaded && document.kept) keptAt = now;
+    // Since when nothing was saved: who types on and on may always have some.
+    if (document.unsaved < unsaved || unsaved === 0) movedAt = now;
+    unsaved = document.unsaved;
+    const { status, error, progress, saved, access } = document;
+    return {
+      ...{ status, error, progress, saved, access, unsaved, known, opened },
+      // What came just now is still being written.
+      kept: now - keptAt < WRITING,
+      late: unsaved > 0 && now - movedAt > PATIENCE,
+      retryAt: client.retryAt,
+    };
   };
 }
 
-function set(target: HTMLElement, state: string, text: string): void {
-  if (target.dataset["state"] !== state) target.dataset["state"] = state;
-  setText(target.querySelector<HTMLElement>(".text")!, text);
-}
+/** Show what is saved: "saved" may come late but never early, so that it is calm. */
+function showSaved(): (saved: Said) => void {
+  const element = find("saved");
+  let latest: Said;
+  let calm: ReturnType<typeof setTimeout> | undefined;
 
-function setText(target: HTMLElement, text: string): void {
-  if (target.textContent !== text) target.textContent = text;
-}
-
-/** The connection in a word or two. */
-export function describeConnection(connection: Connection, now = Date.now()): string {
-  switch (connection.state) {
-    case "connecting":
-      return "Connecting…";
-    case "online":
-      return "Online";
-    case "refused":
-      return "Closed";
-    case "offline": {
-      const seconds = Math.ceil((connection.retryAt - now) / 1000);
-      return seconds > 0 ? `Offline, retrying in ${seconds} s` : "Reconnecting…";
+  const show = (): void => {
+    calm = undefined;
+    set(element, latest);
+    setText("saved-more", latest.more === undefined ? "" : `; ${latest.more}`);
+  };
+  return (saved) => {
+    latest = saved;
+    if (saved.state === "saved" && element.dataset["state"] === "saving") {
+      calm ??= setTimeout(show, CALM);
+    } else {
+      clearTimeout(calm);
+      show();
     }
-  }
+  };
 }
 
-/** What is saved, in a few words that are true. */
-export function describeSaved(
-  { state }: Connection,
-  waiting: number,
-  loaded: boolean,
-  late = false,
-): { state: "saved" | "saving" | "late" | "offline"; text: string } {
-  if (state === "refused" && waiting > 0) {
-    return { state: "offline", text: `${edits(waiting)} not saved` };
-  }
-  if (state === "offline" && waiting > 0) {
-    return { state: "offline", text: `Offline: ${edits(waiting)} waiting` };
-  }
-  if (waiting > 0 && late && state === "online") {
-    return { state: "late", text: `${edits(waiting)} not saved yet` };
-  }
-  if (waiting > 0) return { state: "saving", text: "Saving…" };
-  if (loaded) return { state: "saved", text: "All changes saved" };
-  if (state === "refused") return { state: "offline", text: "Not opened" };
-  if (state === "offline") return { state: "offline", text: "Not opened yet" };
-  return { state: "saving", text: "Opening…" };
+function drawProgress(standing: Standing): void {
+  const bar = find("progress");
+  const percent = Math.floor(100 * standing.progress);
+  bar.hidden = !isLoading(standing);
+  // What was written in one go arrives in one go: until then, nobody knows how much.
+  bar.ariaValueNow = percent > 0 ? String(percent) : null;
+  bar.style.setProperty("--progress", `${percent}%`);
 }
 
-function describeLoss(waiting: number, loaded: boolean): string {
-  if (!loaded && waiting === 0) return "The server can't be reached yet.";
-  if (waiting === 0) return "You are offline. Keep writing: it is sent when you are back.";
-  return `You are offline. Keep this page open: ${edits(waiting)} will be sent when you are back.`;
+function drawBanner(standing: Standing): void {
+  const closed = standing.status === "closed";
+  const banner = find("banner");
+  banner.hidden = !closed && standing.access !== "read";
+  banner.dataset["kind"] = closed ? "closed" : "read-only";
+  setText("banner-text", closed ? explainClosed(standing) : READ_ONLY);
+  for (const id of ["again", "new-here"]) find(id).hidden = !closed;
 }
 
-function edits(count: number): string {
-  return count === 1 ? "1 edit" : `${count} edits`;
+function drawPanel(standing: Standing): void {
+  setText("status-lead", describeConnection(standing).text);
+  setText("status-detail", explain(standing, navigator.onLine));
+  setText("access", describeAccess(standing));
+  setText("copy", describeCopy(standing));
+}
+
+/** Tell people who don't see the page what has changed. */
+function speak(look: () => Standing, document: Connection["document"]): void {
+  let lost = false;
+  document.on("status", (status) => {
+    if (status === "connected" && lost) announce("Connected again.");
+    if (status === "waiting" && !lost) {
+      announce("The connection is lost. You can keep writing.");
+    }
+    if (status === "disconnected") announce("You work offline. You can keep writing.");
+    if (status === "closed") announce(explainClosed(look()));
+    if (status !== "connecting") lost = status === "waiting" || status === "disconnected";
+  });
+  document.on("access", (access) => {
+    if (access === "read") announce(READ_ONLY);
+  });
+}
+
+function set(target: HTMLElement, { state, text }: Said): void {
+  if (target.dataset["state"] !== state) target.dataset["state"] = state;
+  write(target.querySelector<HTMLElement>(".text")!, text);
+}
+
+function setText(id: string, text: string): void {
+  write(find(id), text);
+}
+
+function write(target: HTMLElement, text: string): void {
+  if (target.textContent !== text) target.textContent = text;
 }

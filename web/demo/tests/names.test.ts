@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import {
-  documentPath,
   initials,
   inventDocumentName,
   inventPersonName,
@@ -37,10 +36,6 @@ describe("names", () => {
     [" \u0000 ", ""],
   ])("of documents can be sent to a server: %j", (asked, name) => {
     expect(readDocumentName(asked)).toBe(name);
-  });
-
-  it("are escaped in a path, but for the slashes", () => {
-    expect(documentPath("team/a b?c#d%💡")).toBe("team/a%20b%3Fc%23d%25%F0%9F%92%A1");
   });
 
   it.each([
