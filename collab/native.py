@@ -329,8 +329,8 @@ def _rows_since(room: Room, message: Open) -> list[bytes] | None:
     if rows is None:
         return None
     rows += [update for update, _ in room.ledger.unsaved]
-    clocks = wire.read_state_vector(message.state_vector)
-    return rows if suffices(clocks, rows, room.document.gate.clocks) else None
+    clocks, gate = wire.read_state_vector(message.state_vector), room.document.gate
+    return rows if suffices(clocks, rows, gate.clocks, gate.deleted) else None
 
 
 async def _cut(update: bytes) -> list[bytes]:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from .gate import Verdict, compare
+from .ranges import Ranges, behind, includes, unite
 from .updates import ACCEPTED, parse
 
 MAX_ROWS = 1000
@@ -42,19 +43,34 @@ class Recent:
 
 
 def suffices(
-    clocks: Mapping[int, int], updates: Sequence[bytes], wanted: Mapping[int, int]
+    clocks: Mapping[int, int],
+    updates: Sequence[bytes],
+    wanted: Mapping[int, int],
+    deleted: Mapping[int, Ranges],
 ) -> bool:
     """Whether somebody with a state vector has what is wanted, given some updates.
 
     Each must build upon what is there before it: rows stand in the order in which they
-    came, and one that came early stands before what it waited for. Only structs have
-    clocks: whether the deletions are there, nobody can tell.
+    came, and one that came early stands before what it waited for. It may stand before
+    the first of these, and only delete what they bring. So of that they have to delete
+    all that is ``deleted``; of what came before, the position says it.
     """
     reached = dict(clocks)
+    brought: dict[int, int] = {}
+    named: dict[int, Ranges] = {}
     for update in updates:
         parsed = parse(update, ACCEPTED)
         if compare(reached, parsed) is Verdict.EARLY:
             return False
         for client, ranges in parsed.ranges.items():
             reached[client] = max(reached.get(client, 0), ranges[-1])
-    return all(reached.get(client, 0) >= clock for client, clock in wanted.items())
+            brought[client] = min(brought.get(client, ranges[0]), ranges[0])
+        for deletes in (parsed.gone, parsed.deletes):
+            for client, ranges in deletes.items():
+                unite(named.setdefault(client, []), ranges)
+    if any(reached.get(client, 0) < clock for client, clock in wanted.items()):
+        return False
+    return all(
+        includes(named.get(client, []), behind(deleted.get(client, []), first))
+        for client, first in brought.items()
+    )

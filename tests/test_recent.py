@@ -38,26 +38,39 @@ def test_only_so_much_is_kept() -> None:
 
 def test_rows_suffice_if_they_build_upon_what_is_there() -> None:
     wanted = {1: 3}
-    assert suffices({1: 3}, [], wanted)
-    assert suffices({1: 1}, [SECOND, THIRD], wanted)
-    assert suffices({}, [FIRST, SECOND, THIRD], wanted)
-    assert not suffices({}, [SECOND, THIRD], wanted)  # Between them is a gap.
-    assert not suffices({1: 1}, [SECOND], wanted)
-    assert not suffices({1: 3}, [], {1: 3, 2: 1})
-    assert suffices({1: 3}, [insert(2, "ab")], {1: 3, 2: 2})
+    assert suffices({1: 3}, [], wanted, {})
+    assert suffices({1: 1}, [SECOND, THIRD], wanted, {})
+    assert suffices({}, [FIRST, SECOND, THIRD], wanted, {})
+    assert not suffices({}, [SECOND, THIRD], wanted, {})  # Between them is a gap.
+    assert not suffices({1: 1}, [SECOND], wanted, {})
+    assert not suffices({1: 3}, [], {1: 3, 2: 1}, {})
+    assert suffices({1: 3}, [insert(2, "ab")], {1: 3, 2: 2}, {})
     # Who has more than the server is asked for it elsewhere.
-    assert suffices({1: 9, 7: 4}, [], wanted)
+    assert suffices({1: 9, 7: 4}, [], wanted, {})
 
 
 def test_rows_that_came_early_do_not_suffice() -> None:
     """They stand before what they wait for, and clients take them in this order."""
     early = crafted.typed(7, 0, "x", (1, 2))  # Behind the third letter of client 1.
-    assert not suffices({1: 1}, [early, SECOND, THIRD], {1: 3, 7: 1})
-    assert suffices({1: 1}, [SECOND, THIRD, early], {1: 3, 7: 1})
-    assert suffices({1: 3}, [early], {1: 3, 7: 1})
+    assert not suffices({1: 1}, [early, SECOND, THIRD], {1: 3, 7: 1}, {})
+    assert suffices({1: 1}, [SECOND, THIRD, early], {1: 3, 7: 1}, {})
+    assert suffices({1: 3}, [early], {1: 3, 7: 1}, {})
 
 
 def test_updates_of_several_clients_count_for_each() -> None:
     updates = [insert(5, "abc"), insert(2, "b", 1)]
-    assert suffices({2: 1}, updates, {2: 2, 5: 3})
-    assert not suffices({}, updates, {2: 2, 5: 3})
+    assert suffices({2: 1}, updates, {2: 2, 5: 3}, {})
+    assert not suffices({}, updates, {2: 2, 5: 3}, {})
+
+
+def test_deletions_that_waited_for_what_they_delete_are_missed() -> None:
+    """They stand before the position: they came before what is sent."""
+    deleted = {1: [0, 1, 2, 3]}
+    wanted = {1: 3}
+    assert not suffices({1: 1}, [SECOND, THIRD], wanted, deleted)
+    deleting = b"\x00\x01\x01\x01\x02\x01"
+    assert suffices({1: 1}, [SECOND, THIRD, deleting], wanted, deleted)
+    # Nor had its author heard of them.
+    assert not suffices({1: 3}, [THIRD], wanted, deleted)
+    # What was there before was deleted before, or by what is sent.
+    assert suffices({1: 3}, [], wanted, deleted)
