@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from .databases import Database
 from .schema import BLOB, Name
-from .store import checksum
+from .store import Row, checksum
 from .thinning import Merged, Old
 
 DISCARDED = 5000
@@ -43,6 +43,11 @@ _ROWS = text(
 _YOUNG = text(
     "SELECT MIN(position - span) FROM updates"
     " WHERE document_id = :id AND position > :base AND at >= :cutoff"
+)
+_SIZES = text(
+    "SELECT position, span, LENGTH(data) FROM updates"
+    " WHERE document_id = :id AND position > :base AND position <= :until"
+    " ORDER BY position DESC LIMIT :limit"
 )
 _LANDMARKS = text(
     "SELECT position FROM snapshots WHERE document_id = :id UNION"
@@ -174,6 +179,37 @@ class History:
                     yield Old(position, span, data, author, at)
             if len(page) < PAGE:
                 return
+
+    def tail(
+        self, document_id: int, until: int, limit: int, size: int
+    ) -> tuple[int, list[Row]]:
+        """The last rows up to a position, at most so many and of so many bytes.
+
+        Returns the position behind which they are, too: all that the log was told since
+        then is in them. They begin behind what is damaged, missing or discarded.
+        """
+        here = {"id": document_id, "until": until, "limit": limit}
+        with self.database.reading() as connection:
+            base = connection.execute(_BASE, here).scalar()
+            if base is None:
+                return until, []
+            after = until
+            # Sizes first: a row may have 16 MiB.
+            sizes = connection.execute(_SIZES, here | {"base": base}).all()
+            for position, span, length in sizes:
+                size -= length
+                if position != after or size < 0:
+                    break
+                after = position - span
+            page = connection.execute(_ROWS, here | {"after": after}).all()
+        rows = []
+        for position, span, data, _, _, crc in page:
+            if crc == checksum(document_id, position, data, span=span):
+                rows.append(Row(position, data))
+            else:
+                after = position
+                rows.clear()
+        return after, rows
 
     def merge(self, document_id: int, merged: Sequence[Merged]) -> bool:
         """Put rows in the place of those that they were made of.

@@ -24,6 +24,7 @@ from .limits import Limits
 from .messages import Message, Update
 from .notices import ask_for_tokens, broadcast
 from .opening import SLICE, Opener, take_turns
+from .recalling import Recall
 from .room import Room
 from .session import Encoding
 from .store import Row, Store
@@ -52,6 +53,9 @@ POLLED = 1000
 
 READERS = 6
 """Threads that wait for the database, and for the process that makes snapshots."""
+
+REACH_TIME = 1.0
+"""Seconds that who comes back waits to be told less."""
 
 READ = 1000
 """Positions that are read at once, of what others have appended."""
@@ -95,11 +99,12 @@ class Hub:
         compactor = Compactor(store.url, retention)
         self.caretaker = Caretaker(compactor, self.spawn, self.in_thread)
         self._opener = Opener(store, self.catalog, compactor, self.in_thread)
+        self._recall = Recall(store, self.spawn, self.in_thread)
         self._polling = False
         self._polled = 0.0
         self._lost = False
         """Whether the database did not answer when we last looked."""
-        self._behind: set[Room] = set()
+        self._behind: dict[Room, asyncio.Task[None]] = {}
         """Rooms that read what others have appended."""
         self._blocked: dict[Room, asyncio.Event] = {}
         self._draining: asyncio.Task[None] | None = None
@@ -437,10 +442,25 @@ class Hub:
 
     # What others do to the same documents.
 
+    async def reach(self, room: Room, position: int) -> None:
+        """Have a room know what was appended since a position, if that takes no time.
+
+        It may have been on another server, or before the room was opened. Whoever asks
+        gets more than would be needed if we don't find out.
+        """
+        task = None
+        if position > room.position:
+            if not room.ledger.unsaved:
+                self._catch_up(room)
+                task = self._behind.get(room)
+        elif not self._recall.reaches(room, position):
+            task = self._recall.begin(room)
+        if task is not None and self.sound:
+            await asyncio.wait([task], timeout=REACH_TIME)
+
     def _catch_up(self, room: Room) -> None:
         if room not in self._behind and self.rooms.get(room.name) is room:
-            self._behind.add(room)
-            self.spawn(self._catch_up_later(room))
+            self._behind[room] = self.spawn(self._catch_up_later(room))
 
     async def _catch_up_later(self, room: Room) -> None:
         """Read what another node has appended to a room's log, and show it."""
@@ -454,7 +474,7 @@ class Hub:
         except StoreError:
             pass  # The next poll tries it again.
         finally:
-            self._behind.discard(room)
+            self._behind.pop(room, None)
 
     async def _learn(self, room: Room, after: int, rows: Sequence[Row]) -> None:
         until = self._loop.time() + SLICE

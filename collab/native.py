@@ -215,6 +215,10 @@ class NativeConnection(Places[int, Message, Berth]):
         attempt = self.visitor.attempt(place.name, message.token)
         grant = await self.hub.door.admit(attempt)
         room = await self.hub.enter(place.name)
+        if message.epoch and message.epoch == room.epoch:
+            # Before it has a seat: from then on it counts as behind.
+            await self.hub.reach(room, message.position)
+            room = await self.hub.enter(place.name)
         if place.leaving is not None:
             return
         place.seat(room, grant)
@@ -325,12 +329,18 @@ def _rows_since(room: Room, message: Open) -> list[bytes] | None:
     if not message.epoch or message.epoch != room.epoch:
         return None
     assert room.recent is not None
-    rows = room.recent.since(message.position)
+    recent, gate = room.recent, room.document.gate
+    rows = recent.since(message.position)
     if rows is None:
         return None
     rows += [update for update, _ in room.ledger.unsaved]
-    clocks, gate = wire.read_state_vector(message.state_vector), room.document.gate
-    return rows if suffices(clocks, rows, gate.clocks, gate.deleted) else None
+    asked = message.position, message.state_vector
+    if recent.sufficed != (asked, rows):
+        clocks = wire.read_state_vector(message.state_vector)
+        if not suffices(clocks, rows, gate.clocks, gate.deleted):
+            return None
+        recent.sufficed = asked, rows
+    return rows
 
 
 async def _cut(update: bytes) -> list[bytes]:

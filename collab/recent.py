@@ -6,7 +6,8 @@ appended since somebody left is mostly a few bytes.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from .gate import Verdict, compare
@@ -24,22 +25,62 @@ class Recent:
     def __init__(self, position: int = 0) -> None:
         self.start = position
         """The position behind which they are."""
-        self.rows: deque[bytes] = deque()
+        self.end = position
+        self.rows: list[bytes] = []
+        self.positions = array("q")
+        """Where each of them ends: one that was thinned stands for several."""
         self.size = 0
+        self.sufficed: tuple[tuple[int, bytes], list[bytes]] | None = None
+        """A position and a state vector, and the updates that sufficed for these: who
+        was cut off together comes back with the same."""
+        self.whole = False
+        """Whether nothing can be put before them: there is no room, or no more."""
 
     def append(self, updates: Sequence[bytes]) -> None:
         """Add what was appended at the next positions."""
-        self.rows.extend(updates)
+        before, self.end = self.end, self.end + len(updates)
+        self.rows += updates
+        self.positions.extend(range(before + 1, self.end + 1))
         self.size += sum(map(len, updates))
-        while len(self.rows) > MAX_ROWS or self.size > MAX_SIZE:
-            self.size -= len(self.rows.popleft())
-            self.start += 1
+        over = max(0, len(self.rows) - MAX_ROWS)
+        size = self.size - sum(map(len, self.rows[:over]))
+        while size > MAX_SIZE:
+            size -= len(self.rows[over])
+            over += 1
+        if over:
+            self.start = self.positions[over - 1]
+            self.size = size
+            self.whole = True
+            del self.rows[:over], self.positions[:over]
+
+    def precede(self, start: int, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Put rows of the log before, which are all from a position up to here.
+
+        Each comes with the position at which it ends. As many are taken as there is
+        room for; nothing can be put before them any more.
+        """
+        first, space = len(rows), MAX_SIZE - self.size
+        while first and len(self.rows) + len(rows) - first < MAX_ROWS:
+            if len(rows[first - 1][1]) > space:
+                break
+            first -= 1
+            space -= len(rows[first][1])
+        if first:
+            start, rows = rows[first - 1][0], rows[first:]
+        self.start = start
+        self.rows[:0] = [update for _, update in rows]
+        self.positions[:0] = array("q", [position for position, _ in rows])
+        self.size = MAX_SIZE - space
+        self.whole = True
 
     def since(self, position: int) -> list[bytes] | None:
-        """The updates behind a position; ``None`` if these are more than is kept."""
-        if not self.start <= position <= self.start + len(self.rows):
+        """The updates behind a position; ``None`` if these are more than is kept.
+
+        The first of them may stand for some positions before it, too.
+        """
+        if not self.start <= position <= self.end:
             return None
-        return [*self.rows][position - self.start :]
+        return self.rows[bisect_right(self.positions, position) :]
 
 
 def suffices(

@@ -67,6 +67,22 @@ FIELDS = {
 }
 
 
+def read(frame: bytes) -> list[tuple[Any, ...]]:
+    """The messages of a frame, each behind its channel."""
+    messages: list[tuple[Any, ...]] = []
+    at = 0
+    while at < len(frame):
+        number, at = read_uint(frame, at)
+        kind, at = read_uint(frame, at)
+        name, fields = FIELDS[kind]
+        values: list[Any] = [number, name]
+        for field in fields:
+            value, at = (read_uint if field == "u" else read_data)(frame, at)
+            values.append(value)
+        messages.append(tuple(values))
+    return messages
+
+
 class Client:
     """A client that reads what is written to it by the specification alone."""
 
@@ -110,15 +126,7 @@ class Client:
         heard: list[tuple[Any, ...]] = []
         rest: list[bytes] = []
         for frame in self.frames:
-            at = 0
-            while at < len(frame):
-                number, at = read_uint(frame, at)
-                kind, at = read_uint(frame, at)
-                name, fields = FIELDS[kind]
-                values: list[Any] = [name]
-                for field in fields:
-                    value, at = (read_uint if field == "u" else read_data)(frame, at)
-                    values.append(value)
+            for number, *values in read(frame):
                 if number == channel:
                     heard.append(tuple(values))
                 else:

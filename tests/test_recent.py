@@ -36,6 +36,42 @@ def test_only_so_much_is_kept() -> None:
     assert recent.size == 0
 
 
+def test_rows_of_the_log_stand_before_what_was_appended() -> None:
+    recent = Recent(10)
+    recent.append([FOURTH])
+    # The second one was made of three.
+    recent.precede(5, [(6, FIRST), (9, SECOND), (10, THIRD)])
+    assert recent.since(4) is None
+    assert recent.since(5) == [FIRST, SECOND, THIRD, FOURTH]
+    assert recent.since(6) == recent.since(8) == [SECOND, THIRD, FOURTH]
+    assert recent.since(9) == [THIRD, FOURTH]
+    assert recent.since(10) == [FOURTH]
+    assert recent.since(11) == []
+    assert recent.size == sum(map(len, (FIRST, SECOND, THIRD, FOURTH)))
+    recent.append([b"x"] * (MAX_ROWS - 2))
+    assert recent.start == 9
+    assert recent.size == sum(map(len, [THIRD, FOURTH, *[b"x"] * (MAX_ROWS - 2)]))
+
+
+def test_only_so_many_rows_of_the_log_are_kept() -> None:
+    recent = Recent(MAX_ROWS)
+    recent.append([b"x"] * 10)
+    recent.precede(0, [(1 + at, b"y") for at in range(MAX_ROWS)])
+    assert recent.start == 10
+    assert recent.since(10) == [b"y"] * (MAX_ROWS - 10) + [b"x"] * 10
+    recent = Recent(3)
+    recent.append([b"x" * 10])
+    recent.precede(0, [(1, b"a"), (2, b"b" * (MAX_SIZE - 10)), (3, b"c")])
+    assert recent.since(1) is None
+    assert recent.since(2) == [b"c", b"x" * 10]
+    assert recent.size == 11
+    full = Recent(5)
+    full.append([b"x"] * MAX_ROWS)
+    full.precede(0, [(5, b"y")])
+    assert full.start == 5
+    assert full.since(5) == [b"x"] * MAX_ROWS
+
+
 def test_rows_suffice_if_they_build_upon_what_is_there() -> None:
     wanted = {1: 3}
     assert suffices({1: 3}, [], wanted, {})
