@@ -63,6 +63,8 @@ class Others:
         self.client = client
         self.clock = 0
         self.states: dict[int, dict[str, Any]] = {}
+        self.named: set[int] | None = None
+        """Who was named since it was begun to name all who are here."""
 
     def announce(self, state: Mapping[str, Any] | None) -> Presence:
         """Have a state of one's own, or none; return what to say.
@@ -113,6 +115,8 @@ class Others:
             if state is not None and not isinstance(state, dict):
                 raise ProtocolError("presence state is not an object")
             heard[client] = state
+        if self.named is not None:
+            self.named |= heard.keys()
         for client, state in heard.items():
             if state is None:
                 self.states.pop(client, None)
@@ -121,10 +125,20 @@ class Others:
         # An earlier connection of ours was announced as gone, maybe.
         return self.renew() if gone else None
 
+    def begin(self) -> None:
+        """Begin to hear of all who are here."""
+        self.named = set()
+
+    def settle(self) -> None:
+        """Drop all others who were not named, if it was begun to name them."""
+        if self.named is not None:
+            here, self.named = self.named | {self.client}, None
+            self.states = {c: state for c, state in self.states.items() if c in here}
+
     def forget(self) -> None:
         """Drop the others: nobody says any more whether they are here."""
-        own = self.states.get(self.client)
-        self.states = {} if own is None else {self.client: own}
+        self.begin()
+        self.settle()
 
 
 @dataclass(slots=True, eq=False)
@@ -322,6 +336,9 @@ class Replica:
                 self._reach(position)
             case Synced(position):
                 self.synced = True
+                if self.others.named is not None:
+                    self.others.settle()
+                    self.met += 1
                 self._reach(position)
             case Saved(_, sequence, position):
                 while self._sent and self._sent[0].sequence <= sequence:
@@ -350,6 +367,7 @@ class Replica:
 
     def _begin(self, opened: Opened) -> None:
         self.opened = True
+        self.others.begin()
         self.writable = not opened.reader
         self.size = opened.size
         if opened.epoch != self.epoch:

@@ -181,6 +181,27 @@ def test_others_come_and_go() -> None:
     assert others.states == {5: {"name": "me"}}
 
 
+def test_who_is_not_named_when_it_is_opened_again_is_forgotten() -> None:
+    replica = replica_of()
+    let_in(replica)
+    replica.announce({"name": "me"})
+
+    def hear(*clients: int) -> None:
+        heard = presence(*((client, 1, b"{}") for client in clients))
+        replica.receive(Presence(wire.read_data(heard, 1)[0]))
+
+    hear(7, 8)
+    replica.receive(Synced(2))  # It had read too slowly; nobody was named.
+    met = replica.met
+    assert set(replica.others.states) == {replica.doc.client_id, 7, 8}
+    replica.receive(Opened(False, "e", 2, 0, b"\x00"))
+    hear(8, 9)
+    assert set(replica.others.states) == {replica.doc.client_id, 7, 8, 9}
+    replica.receive(Synced(2))
+    assert set(replica.others.states) == {replica.doc.client_id, 8, 9}
+    assert replica.met == met + 2
+
+
 @pytest.mark.parametrize("state", [b"1", b"{", b'"x"', b"[" * 100_000])
 def test_what_is_no_state_is_an_error_and_changes_nothing(state: bytes) -> None:
     others = Others(5)
