@@ -32,7 +32,18 @@ from . import __version__, wire
 from .backoff import BackOff
 from .dialects import native
 from .errors import CollabError, ProtocolError, SentAway, Unavailable
-from .link import Change, CollabDocument, Link, as_bytes, comes_back, error_of
+from .link import (
+    DEAD,
+    DONE,
+    MALFORMED,
+    Change,
+    CollabDocument,
+    Link,
+    as_bytes,
+    comes_back,
+    error_of,
+    hang_up,
+)
 from .messages import Hail, Hello, Reconnect
 
 __all__ = ["BackOff", "Change", "CollabClient", "CollabDocument", "connect"]
@@ -176,8 +187,11 @@ class CollabClient:
                 ((channel, hail),) = native.read(as_bytes(await socket.recv()))
             if channel or not isinstance(hail, Hail) or hail.version != native.VERSION:
                 raise ProtocolError(f"{self.url} gives another welcome")
-        except BaseException:
-            socket.transport.abort()
+        except BaseException as exc:
+            code = DEAD if isinstance(exc, TimeoutError) else DONE
+            if isinstance(exc, ProtocolError):
+                code = MALFORMED
+            hang_up(socket, code, str(exc), self._patience)
             raise
         reset = self._back_off.reset
         link = Link(socket, hail, self._ask, self._move, reset, self._patience)

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from pycrdt import Doc
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidState
 
 from . import wire
 from .backoff import BackOff
@@ -68,6 +68,12 @@ MAX_NOTES = 1000
 RENEWAL = 15.0
 """Seconds after which one says again who one is: clients of y-websocket forget who
 has said nothing for 30 s."""
+
+DONE, MALFORMED, DEAD = 1000, 4400, 3408
+"""The close codes that we give: it is done, not understood, not heard any more."""
+
+MAX_REASON = 123
+"""Bytes of the reason in a close frame (RFC 6455, section 5.5)."""
 
 BUSY = 0.01
 """Seconds between two looks whether the application is still in a transaction."""
@@ -446,8 +452,13 @@ class Link:
             await asyncio.sleep(self.patience)
             if self.heard == heard:
                 logger.warning("the server is not heard any more; connecting anew")
-                self.socket.transport.abort()
+                self.hang_up(DEAD, "not heard")
+                self.end()
                 return
+
+    def hang_up(self, code: int, reason: str) -> None:
+        """Close it with a code, and don't wait for the server."""
+        hang_up(self.socket, code, reason, self.patience)
 
     async def renew(self) -> None:
         """Say again who one is."""
@@ -484,20 +495,29 @@ class Link:
             self.say(document._channel, Token(token))
 
     async def read(self) -> None:
-        """Take what the server says, until the connection is closed."""
-        clock = asyncio.get_running_loop().time
-        with suppress(ConnectionClosed):
-            while True:
-                frame = as_bytes(await self.socket.recv())
-                for channel, message in native.read(frame):
-                    self.heard = clock()
-                    if channel:
-                        await self._take(channel, message)
-                    elif isinstance(message, Reconnect):
-                        self.spawn(self.advise(self, message))
-                if len(frame) > FRAME // 8:
-                    await asyncio.sleep(0)  # More may be there; others have a turn.
+        """Take what the server says, until the connection is closed.
+
+        Raises:
+            ProtocolError: If it is not understood; then we have closed it.
+        """
+        try:
+            with suppress(ConnectionClosed):
+                while True:
+                    await self._take_all(as_bytes(await self.socket.recv()))
+        except ProtocolError as exc:
+            self.hang_up(MALFORMED, str(exc))
+            raise
         self.end()
+
+    async def _take_all(self, frame: bytes) -> None:
+        for channel, message in native.read(frame):
+            self.heard = asyncio.get_running_loop().time()
+            if channel:
+                await self._take(channel, message)
+            elif isinstance(message, Reconnect):
+                self.spawn(self.advise(self, message))
+        if len(frame) > FRAME // 8:
+            await asyncio.sleep(0)  # More may be there; others have a turn.
 
     async def _take(self, channel: int, message: Message) -> None:
         """Take what the server says of a document."""
@@ -532,6 +552,8 @@ class Link:
                 await asyncio.sleep(BUSY)
                 self.heard = asyncio.get_running_loop().time()
                 continue
+            except ProtocolError:
+                raise  # Of the connection: both should be of one mind.
             except CollabError as exc:
                 document._fail(exc)
             except ExceptionGroup:
@@ -540,6 +562,17 @@ class Link:
                 self.on_synced()
                 document._back_off.reset()
             return
+
+
+def hang_up(socket: ClientConnection, code: int, reason: str, patience: float) -> None:
+    """Close a connection with a code, and don't wait for the other end."""
+    with suppress(InvalidState):  # It is being closed.
+        short = reason.encode()[:MAX_REASON].decode(errors="ignore")
+        socket.protocol.send_close(code, short)
+        socket.send_data()
+    socket.transport.close()
+    # What can't be written holds nothing up.
+    asyncio.get_running_loop().call_later(patience, socket.transport.abort)
 
 
 def as_bytes(frame: bytes | str) -> bytes:

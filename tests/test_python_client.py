@@ -393,6 +393,42 @@ async def test_a_server_that_is_not_heard_is_left(stage: Stage) -> None:
         another = await stage.accept()
         await another.let_in()
         await peer.socket.wait_closed()
+        assert peer.socket.close_code == 3408
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["text", b"", b"\x01\x07", b"\x01\x03\x01\x01", b"\x01\x0b\x01\xff"],
+    ids=["text", "nothing", "half a message", "presence", "a question"],
+)
+async def test_what_is_not_understood_ends_the_connection(
+    stage: Stage, frame: bytes | str
+) -> None:
+    async with played(stage) as (peer, client, document):
+        await peer.socket.send(frame)
+        await peer.socket.wait_closed()
+        assert peer.socket.close_code == 4400
+        with pytest.raises(ProtocolError):
+            async for _ in document.changes():
+                pass
+        with pytest.raises(ProtocolError):
+            async with client.open("other"):
+                pass
+
+
+async def test_a_welcome_that_is_none_ends_the_connection(stage: Stage) -> None:
+    async with client_of(stage.url, patience=0.3) as client:
+        entering = asyncio.ensure_future(client.open("d").__aenter__())
+        silent = await stage.waiting.get()
+        await silent.socket.wait_closed()
+        assert silent.socket.close_code == 3408
+        other = await stage.waiting.get()
+        assert isinstance(await other.hear(), Hello)
+        await other.say(Hail(native.VERSION + 1, "c", 1000, 1000), channel=0)
+        await other.socket.wait_closed()
+        assert other.socket.close_code == 4400
+        with pytest.raises(ProtocolError):
+            await entering
 
 
 async def test_who_is_advised_to_move_has_another_connection_first(
