@@ -322,9 +322,9 @@ class _Socket:
         if said is not None:
             self.write([said])
 
-    def advise(self, window: float) -> None:
+    def advise(self, after: float, window: float) -> None:
         """Tell the client to move elsewhere, if it can be told."""
-        self.connection.advise(window)
+        self.connection.advise(after, window)
 
     def check_progress(self, now: float) -> None:
         """Cut off a peer that stopped reading."""

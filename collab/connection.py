@@ -101,8 +101,8 @@ class Connection(Protocol):
     def beat(self) -> bytes | None:
         """What to say as a sign of life, that a client counts as a message."""
 
-    def advise(self, window: float) -> bool:
-        """Tell the client to move elsewhere, within so many seconds.
+    def advise(self, after: float, window: float) -> bool:
+        """Tell the client to move elsewhere: within a window, in so many seconds.
 
         ``False`` if its dialect has no word for that.
         """
@@ -268,7 +268,7 @@ class NamedConnection:
                 return None
         return yjs.KEEPALIVE
 
-    def advise(self, window: float) -> bool:
+    def advise(self, after: float, window: float) -> bool:
         """There is no word for it."""
         return False
 

@@ -310,10 +310,10 @@ class NativeConnection(Places[int, Message, Berth]):
         self._end(place, goodbye=False)
         self._say(place.key, Closed(error.close_code, error.reason))
 
-    def advise(self, window: float) -> bool:
-        """Tell the client to move elsewhere, within the time that is left."""
+    def advise(self, after: float, window: float) -> bool:
+        """Tell the client to move elsewhere: within a window, in so many seconds."""
         if self._greeted:
-            self._say(0, Reconnect(0, int(1000 * window)))
+            self._say(0, Reconnect(int(1000 * after), int(1000 * window)))
         return self._greeted
 
     def beat(self) -> bytes | None:

@@ -202,7 +202,7 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
 
     # What the transport says.
 
-    def advise(self, window: float) -> bool:
+    def advise(self, after: float, window: float) -> bool:
         """There is no word for it, unless the dialect has one."""
         return False
 

@@ -70,13 +70,13 @@ class WebSocket(asyncio.Protocol):
         "_heard",
         "_inbox",
         "_left",
-        "_moves",
         "_progress",
         "_protocol",
         "_refused",
         "_spoke",
         "_stale",
         "_transport",
+        "_turn",
     )
 
     hub: ClassVar[Hub]
@@ -107,8 +107,8 @@ class WebSocket(asyncio.Protocol):
         self._head = b""
         """The beginning of a frame whose header isn't complete."""
         self._heard = True
-        self._moves = False
-        """Whether it was told to move elsewhere."""
+        self._turn = 0.0
+        """Seconds from when the server stops until this is closed."""
         self._closing: asyncio.TimerHandle | None = None
         self._progress: tuple[int, float] | None = None
         self._spoke = -1
@@ -257,17 +257,16 @@ class WebSocket(asyncio.Protocol):
 
     async def _shutdown(self) -> None:
         await self.hub.drain()
-        wheel = self.hub.wheel
-        # Who moves by itself is given the time for it.
-        turn = wheel.window + MOVING if self._moves else wheel.turn_to_leave()
-        await asyncio.sleep(turn)
+        await asyncio.sleep(self._turn)
         await self.hub.settle()
         self._close(1012, "service restart")
 
-    def advise(self, window: float) -> None:
-        """Tell the client to move elsewhere, if it can be told."""
-        if self._connection is not None:
-            self._moves = self._connection.advise(window)
+    def advise(self, after: float, window: float) -> None:
+        """Tell the client to move elsewhere, or have it closed when it is its turn."""
+        assert self._connection is not None
+        moves = self._connection.advise(after, window)
+        # Who moves by itself is given the time for it.
+        self._turn = self.hub.wheel.window + MOVING if moves else after + window
 
     # The handshake.
 

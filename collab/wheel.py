@@ -21,8 +21,8 @@ class Beating(Protocol):
     def check_progress(self, now: float) -> None:
         """End it if it is full and hasn't drained for too long."""
 
-    def advise(self, window: float) -> None:
-        """Tell a client that can be told to move elsewhere within so many seconds."""
+    def advise(self, after: float, window: float) -> None:
+        """Hear when it is to go: within ``window`` seconds, in ``after`` seconds."""
 
 
 class Wheel:
@@ -35,8 +35,6 @@ class Wheel:
         self._at = 0
         self.window = 0.0
         """Seconds within which all are to be gone."""
-        self._leaving = 0
-        self._total = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._spokes))
@@ -62,14 +60,13 @@ class Wheel:
             connection.check_progress(now)
 
     def begin_to_leave(self) -> None:
-        """Tell all that they will have to go."""
-        self._total = len(self)
-        self.window = min(DRAIN, PACE * self._total)
-        for spoke in self._spokes:
-            for connection in list(spoke):
-                connection.advise(self.window)
+        """Tell each when it is to go: evenly spread.
 
-    def turn_to_leave(self) -> float:
-        """In how many seconds the next connection is to go: evenly spread."""
-        self._leaving += 1
-        return self.window * self._leaving / max(self._leaving, self._total)
+        Each has a moment of its own. In one window for all, in which each takes a
+        random one, some moments would be twice as crowded as others.
+        """
+        connections = [one for spoke in self._spokes for one in spoke]
+        self.window = min(DRAIN, PACE * len(connections))
+        for turn, connection in enumerate(connections):
+            step = self.window / len(connections)
+            connection.advise(turn * step, step)

@@ -532,7 +532,6 @@ class Pulse:
     def __init__(self) -> None:
         self.beats = 0
         self.checks = 0
-        self.advised = 0.0
 
     def beat(self) -> None:
         self.beats += 1
@@ -540,8 +539,8 @@ class Pulse:
     def check_progress(self, now: float) -> None:
         self.checks += 1
 
-    def advise(self, window: float) -> None:
-        self.advised = window
+    def advise(self, after: float, window: float) -> None:
+        """Nobody stops here."""
 
 
 async def test_connections_beat_in_turns(store: SlowStore) -> None:

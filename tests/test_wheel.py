@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 
 from collab.wheel import DRAIN, PACE, Wheel
@@ -14,7 +12,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.beats = 0
-        self.advised: list[float] = []
+        self.advised: list[tuple[float, float]] = []
 
     def beat(self) -> None:
         self.beats += 1
@@ -22,8 +20,8 @@ class Connection:
     def check_progress(self, now: float) -> None:
         """It always makes some."""
 
-    def advise(self, window: float) -> None:
-        self.advised.append(window)
+    def advise(self, after: float, window: float) -> None:
+        self.advised.append((after, window))
 
 
 def test_everybody_is_spoken_to_once_in_a_turn() -> None:
@@ -41,18 +39,21 @@ def test_everybody_is_spoken_to_once_in_a_turn() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10, 399, 5000])
-def test_all_are_told_to_go_one_after_the_other(count: int) -> None:
+def test_each_is_told_a_moment_of_its_own_to_go(count: int) -> None:
     wheel = Wheel(25)
     connections = [Connection() for _ in range(count)]
-    spokes = [wheel.add(connection) for connection in connections]
+    for connection in connections:
+        wheel.add(connection)
     wheel.begin_to_leave()
-    window = min(DRAIN, PACE * count)
-    assert {tuple(connection.advised) for connection in connections} == {(window,)}
-    turns = []
-    for connection, spoke in zip(connections, spokes, strict=True):
-        turns.append(wheel.turn_to_leave())
-        wheel.remove(connection, spoke)
-    assert turns[-1] == pytest.approx(window)
-    steps = [after - before for before, after in pairwise([0.0, *turns])]
-    assert steps == [pytest.approx(window / count)] * count
-    assert wheel.turn_to_leave() == pytest.approx(window)  # One who came meanwhile.
+    assert wheel.window == min(DRAIN, PACE * count)
+    assert {len(connection.advised) for connection in connections} == {1}
+    step = wheel.window / count
+    moments = sorted(moment for one in connections for moment in one.advised)
+    expected = [(turn * step, step) for turn in range(count)]
+    assert moments == [pytest.approx(moment) for moment in expected]
+
+
+def test_nobody_is_told_to_go_if_nobody_is_there() -> None:
+    wheel = Wheel(25)
+    wheel.begin_to_leave()
+    assert wheel.window == 0.0
