@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from .dialects import native, yjs
 from .dialects.hocuspocus import Address
 from .dialects.native import Numbered
-from .messages import Message, Stateless
+from .messages import Message, Piece, Stateless, Synced, SyncStep2
 
 COMPRESS_SIZE = 1024
 """Bytes of a message from which on compressing is worth while."""
@@ -143,6 +143,21 @@ class AddressedFrames:
     join = staticmethod(b"".join)
 
 
+class NumberedFrames(AddressedFrames):
+    """Messages with a channel as WebSocket frames."""
+
+    def encode_state(self, message: Message) -> bytes:
+        """Encode one message, compressed if that was negotiated.
+
+        What closes a gap is two messages here, and each has a frame: what is compressed
+        can't have a channel in its middle.
+        """
+        if not isinstance(message, SyncStep2):
+            return super().encode_state(message)
+        piece = super().encode_state(Piece(message.update))
+        return piece + self.encode(Synced(message.position))
+
+
 class FrameEncodings:
     """How messages look as frames, in each dialect."""
 
@@ -152,7 +167,7 @@ class FrameEncodings:
         self.native = Frames(deflate, native.encode)
         self._addressed: WeakValueDictionary[bytes, AddressedFrames]
         self._addressed = WeakValueDictionary()
-        self._numbered: WeakValueDictionary[int, AddressedFrames]
+        self._numbered: WeakValueDictionary[int, NumberedFrames]
         self._numbered = WeakValueDictionary()
 
     def addressed(self, address: bytes) -> AddressedFrames:
@@ -164,11 +179,11 @@ class FrameEncodings:
             self._addressed[address] = encoding
         return encoding
 
-    def numbered(self, channel: int) -> AddressedFrames:
+    def numbered(self, channel: int) -> NumberedFrames:
         """As our own clients have them: the same encoding for all on a channel."""
         encoding = self._numbered.get(channel)
         if encoding is None:
-            encoding = AddressedFrames(Numbered.of(channel), self.native, shared=True)
+            encoding = NumberedFrames(Numbered.of(channel), self.native, shared=True)
             self._numbered[channel] = encoding
         return encoding
 

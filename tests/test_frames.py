@@ -9,10 +9,10 @@ import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from collab.dialects import yjs
+from collab.dialects import native, yjs
 from collab.dialects.hocuspocus import Address
 from collab.frames import COMPRESS_SIZE, DEFLATE, PLAIN, FrameEncodings, frame
-from collab.messages import Message, Stateless, SyncStep2, Update
+from collab.messages import Message, Piece, Stateless, Synced, SyncStep2, Update
 
 SIZES = [0, 1, 100, 125, 126, 1000, COMPRESS_SIZE, 5000, 65_535, 65_536, 300_000]
 
@@ -59,6 +59,21 @@ def test_a_state_is_the_same_with_an_address_in_front(
     assert spelled.endswith(yjs.encode(message))
     if encodings is DEFLATE and not noise and size > COMPRESS_SIZE:
         assert len(sealed) < size / 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("encodings", [PLAIN, DEFLATE], ids=["plain", "deflate"])
+def test_what_our_own_clients_lack_is_a_piece_and_then_they_are_synced(
+    encodings: FrameEncodings, size: int
+) -> None:
+    missing = state(size, noise=False)
+    encoded = encodings.numbered(7).encode_state(SyncStep2(missing, 300))
+    synced = frame(b"\x07" + native.encode(Synced(300)))
+    assert encoded.endswith(synced)
+    piece = b"\x07" + native.encode(Piece(missing))
+    assert content(encoded.removesuffix(synced)) == (Opcode.BINARY, piece)
+    if encodings is DEFLATE and size > COMPRESS_SIZE:
+        assert len(encoded) < size / 2
 
 
 @pytest.mark.parametrize("size", SIZES)
