@@ -69,7 +69,7 @@ Berth: TypeAlias = Place[int, Message]
 class NativeConnection(Places[int, Message, Berth]):
     """One of our own clients."""
 
-    __slots__ = ("_encodings", "_greeted")
+    __slots__ = ("_encodings", "_greeted", "_silence")
 
     def __init__(
         self, hub: Hub, encodings: Encodings, transport: Transport, visitor: Visitor
@@ -77,6 +77,8 @@ class NativeConnection(Places[int, Message, Berth]):
         super().__init__(hub, transport, visitor)
         self._encodings = encodings
         self._greeted = False
+        self._silence = 0
+        """Heartbeats without a Hello."""
 
     def open(self) -> None:
         """Nothing is opened until a message names it."""
@@ -319,7 +321,10 @@ class NativeConnection(Places[int, Message, Berth]):
     def beat(self) -> bytes | None:
         """What to say as a sign of life."""
         if not self._greeted:
-            self._transport.refuse(NothingOpened())
+            # The first may come right behind the handshake.
+            self._silence += 1
+            if self._silence > 1:
+                self._transport.refuse(NothingOpened())
             return None
         return SIGN
 

@@ -391,6 +391,8 @@ async def test_a_ping_is_answered_and_life_is_shown(hub: Hub) -> None:
     assert ann.connection.beat() == b"\x00\x01\x00"
     shy = Client(hub, shy=True)
     assert shy.connection.beat() is None
+    assert shy.refusals == []  # It has hardly come in.
+    assert shy.connection.beat() is None
     assert [type(error) for error in shy.refusals] == [NothingOpened]
 
 
