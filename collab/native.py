@@ -315,7 +315,7 @@ class NativeConnection(Places[int, Message, Berth]):
     def advise(self, after: float, window: float) -> bool:
         """Tell the client to move elsewhere: within a window, in so many seconds."""
         if self._greeted:
-            self._say(0, Reconnect(int(1000 * after), int(1000 * window)))
+            self._say(0, Reconnect(round(1000 * after), round(1000 * window)))
         return self._greeted
 
     def beat(self) -> bytes | None:

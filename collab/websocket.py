@@ -44,7 +44,7 @@ quiet.setLevel(logging.CRITICAL)
 CLOSE_TIME = 5.0
 """Seconds that the other end has to answer a close frame, or a probe."""
 
-MOVING = 1.0
+MOVING = 2.0
 """Seconds more that a client has that moves elsewhere, to have everything there."""
 
 MAX_FRAGMENTS = 4096

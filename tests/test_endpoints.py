@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from websockets.typing import Subprotocol
 
 from collab import AccessDenied, Attempt, Grant, Limits
 from tests import servers
-from tests.peers import data, edit, insert, step1, step2
+from tests.peers import data, edit, insert, step1, step2, uint
 from tests.servers import Serving
 from tests.vectors import history
 
@@ -151,6 +151,22 @@ async def test_who_can_be_told_moves_before_a_server_stops(tmp_path: Path) -> No
             assert await hear(ann) == b"\x00\x01\x07"
             assert await hear_close(ann) == (1012, "service restart")
         assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
+
+
+async def test_each_is_told_another_moment_to_move(tmp_path: Path) -> None:
+    options = {"subprotocols": [Subprotocol("collab.v1")]}
+    with servers.running(tmp_path) as server:
+        async with AsyncExitStack() as stack:
+            clients = []
+            for _ in range(30):
+                client = open_at(server.ws_url, **options)
+                clients.append(await stack.enter_async_context(client))
+                await clients[-1].send(b"\x00\x00\x01t")
+                await hear(clients[-1])
+            server.process.send_signal(signal.SIGTERM)
+            told = {await hear(client) for client in clients}
+            moments = [b"\x00\x02" + uint(10 * turn) + uint(10) for turn in range(30)]
+            assert told == set(moments)
 
 
 async def test_signs_of_life_are_messages(tmp_path: Path, fast: bool) -> None:

@@ -1,10 +1,13 @@
-/** What the tests share: virtual time, a client of a server in memory, random numbers. */
+/** What the tests share: virtual time, and clients of a server in memory. */
 
 import { afterEach, beforeEach, vi } from "vitest";
 import * as Y from "yjs";
 import { CollabClient, CollabDocument } from "../src/index.js";
 import type { ClientOptions, DocumentOptions } from "../src/index.js";
+import { textOf } from "./plain.js";
 import { Server } from "./server.js";
+
+export { createRandom, read, textOf } from "./plain.js";
 
 /** Let time stand still but for {@link pass}, and clean up. */
 export function useVirtualTime(): void {
@@ -46,14 +49,6 @@ export async function openDocument(
   return document;
 }
 
-export function textOf(doc: Y.Doc): Y.Text {
-  return doc.getText("text");
-}
-
-export function read({ doc }: { doc: Y.Doc }): string {
-  return textOf(doc).toString();
-}
-
 export function type({ doc }: { doc: Y.Doc }, text: string): void {
   textOf(doc).insert(textOf(doc).length, text);
 }
@@ -67,15 +62,4 @@ export function covers(all: Y.Doc, part: Y.Doc): boolean {
   copy.on("update", () => (changed = true));
   Y.applyUpdate(copy, Y.encodeStateAsUpdate(part));
   return !changed && copy.store.pendingStructs === null && copy.store.pendingDs === null;
-}
-
-/** Numbers from 0 to below 1 that are the same for the same seed (mulberry32). */
-export function createRandom(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
