@@ -20,9 +20,10 @@ import socket
 import struct
 import termios
 import threading
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
@@ -59,25 +60,34 @@ class Cut(Exception):
 
 
 @dataclass
+class Budget:
+    """Bytes that may pass until a connection is cut, if there is a limit."""
+
+    left: int | None = None
+
+    def take(self, data: bytes) -> tuple[bytes, bool]:
+        """What of it may pass, and whether the connection is cut behind that."""
+        if self.left is None:
+            return data, False
+        data = data[: self.left]
+        self.left -= len(data)
+        if self.left:
+            return data, False
+        self.left = None
+        return data, True
+
+
+@dataclass
 class Way:
     """One of the two directions."""
 
     passed: int = 0
     """Bytes that were passed on."""
     delay: float = 0.0
-    budget: int | None = None
-    """Bytes until a connection is cut."""
-
-    def take(self, data: bytes) -> tuple[bytes, bool]:
-        """What of it may pass, and whether the connection is cut behind that."""
-        if self.budget is None:
-            return data, False
-        data = data[: self.budget]
-        self.budget -= len(data)
-        if self.budget:
-            return data, False
-        self.budget = None
-        return data, True
+    budget: Budget = field(default_factory=Budget)
+    """For whichever connection brings them."""
+    budgets: deque[int] = field(default_factory=deque)
+    """For each of the next connections, one."""
 
 
 @dataclass
@@ -87,6 +97,7 @@ class Pipe:
     source: socket.socket
     target: socket.socket
     way: Way
+    budget: Budget
     tail: bytes = b""
 
     def brings(self, pattern: bytes, data: bytes) -> bool:
@@ -103,6 +114,8 @@ class Link:
     """Whether the next answer is the one that cuts it."""
     lossy: bool = False
     """Whether an answer was dropped: what follows makes no sense without it."""
+    idle: asyncio.TimerHandle | None = None
+    """Cuts it unless something comes before."""
 
 
 class Proxy:
@@ -118,6 +131,9 @@ class Proxy:
         self.to_server = Way()
         self.to_client = Way()
         self.rate = 0
+        self.gathered = 0
+        self.gathering_time = 0.0
+        self.idle_time = 0.0
         self.dropping = False
         self.answer = b""
         self.request = b""
@@ -158,10 +174,13 @@ class Proxy:
         await self._cut([task for task, link in self.links.items() if link.lossy])
         for way in (self.to_server, self.to_client):
             way.delay = 0.0
-            way.budget = None
-        for link in self.links.values():
+            way.budget = Budget()
+            way.budgets.clear()
+        self.rate = self.gathered = 0
+        self.idle_time = 0.0
+        for task, link in self.links.items():
             link.asked = False
-        self.rate = 0
+            self._stir(task, link)
         self.dropping = False
         self.answer = self.request = b""
         self.flowing.set()
@@ -203,6 +222,19 @@ class Proxy:
         self.rate = rate
 
     @in_loop
+    async def buffer(self, size: int, seconds: float) -> None:
+        """Hold what comes until it is so much, or has been held for so long."""
+        self.gathered = size
+        self.gathering_time = seconds
+
+    @in_loop
+    async def cut_idle(self, seconds: float) -> None:
+        """Cut each connection on which nothing comes, either way, for so long."""
+        self.idle_time = seconds
+        for task, link in self.links.items():
+            self._stir(task, link)
+
+    @in_loop
     async def drop_replies(self) -> None:
         """Let everything reach the server, and nothing of what it says the client."""
         self.dropping = True
@@ -215,8 +247,19 @@ class Proxy:
 
         After 0 bytes: at the first one, which does not pass.
         """
-        self.to_server.budget = to_server
-        self.to_client.budget = to_client
+        self.to_server.budget = Budget(to_server)
+        self.to_client.budget = Budget(to_client)
+
+    @in_loop
+    async def cut_each_at(
+        self, *, to_server: Iterable[int] = (), to_client: Iterable[int] = ()
+    ) -> None:
+        """Cut each of the next connections behind so many bytes of its own.
+
+        The first of them behind the first number, and so on.
+        """
+        self.to_server.budgets.extend(to_server)
+        self.to_client.budgets.extend(to_client)
 
     @in_loop
     async def cut_after(self, answer: bytes) -> None:
@@ -252,19 +295,42 @@ class Proxy:
             link = Link()
             task = self.loop.create_task(self._serve(client, link))
             self.links[task] = link
-            task.add_done_callback(self.links.pop)
+            task.add_done_callback(self._ended)
+            self._stir(task, link)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        link = self.links.pop(task)
+        if link.idle is not None:
+            link.idle.cancel()
+
+    def _stir(self, task: asyncio.Task[None], link: Link) -> None:
+        """Note that something came."""
+        if link.idle is not None:
+            link.idle.cancel()
+            link.idle = None
+        if self.idle_time:
+            link.idle = self.loop.call_later(self.idle_time, self._expire, task)
+
+    def _expire(self, task: asyncio.Task[None]) -> None:
+        self.cuts += 1
+        task.cancel()
 
     async def _serve(self, client: socket.socket, link: Link) -> None:
         """Pass on what comes until both sides have ended, or there is a fault."""
         server = socket.socket()
         prepare(server)
+        serving = asyncio.current_task()
+        assert serving is not None
         try:
             await self.loop.sock_connect(server, ("127.0.0.1", self.target))
             async with asyncio.TaskGroup() as group:
-                to_server = Pipe(client, server, self.to_server)
-                to_client = Pipe(server, client, self.to_client)
-                group.create_task(self._pass_on(to_server, link))
-                group.create_task(self._pass_on(to_client, link))
+                for source, target, way in (
+                    (client, server, self.to_server),
+                    (server, client, self.to_client),
+                ):
+                    budget = Budget(way.budgets.popleft() if way.budgets else None)
+                    pipe = Pipe(source, target, way, budget)
+                    group.create_task(self._pass_on(pipe, link, serving))
             reset_at_close(client, False)
             reset_at_close(server, False)
         except* Cut:
@@ -275,11 +341,16 @@ class Proxy:
             client.close()
             server.close()
 
-    async def _pass_on(self, pipe: Pipe, link: Link) -> None:
+    async def _pass_on(
+        self, pipe: Pipe, link: Link, serving: asyncio.Task[None]
+    ) -> None:
         way = pipe.way
         replies = way is self.to_client
         size = CHUNK
         while data := await self.loop.sock_recv(pipe.source, size):
+            self._stir(serving, link)
+            if self.gathered:
+                data += await self._gather(pipe.source, len(data))
             await asyncio.sleep(way.delay + (len(data) / self.rate if self.rate else 0))
             await self.flowing.wait()
             if replies:
@@ -291,7 +362,9 @@ class Proxy:
             if replies and self.dropping:
                 link.lossy = True
                 continue
-            data, last = way.take(data)
+            data, last = pipe.budget.take(data)
+            if not last:
+                data, last = way.budget.take(data)
             # Counted first: whoever has heard it may look at the count.
             way.passed += len(data)
             await self.loop.sock_sendall(pipe.target, data)
@@ -302,6 +375,32 @@ class Proxy:
             size = max(1, self.rate // 20) if self.rate else CHUNK
         await self.flowing.wait()
         pipe.target.shutdown(socket.SHUT_WR)
+
+    async def _gather(self, source: socket.socket, size: int) -> bytes:
+        """What comes until it is enough, or late, or the end."""
+        more = b""
+        until = self.loop.time() + self.gathering_time
+        while size + len(more) < self.gathered:
+            if not await self._readable(source, until - self.loop.time()):
+                break
+            data = source.recv(CHUNK)
+            if not data:
+                break
+            more += data
+        return more
+
+    async def _readable(self, source: socket.socket, seconds: float) -> bool:
+        """Whether there is something to read before so many seconds have passed."""
+        ready = asyncio.Event()
+        self.loop.add_reader(source, ready.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await ready.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.loop.remove_reader(source)
+        return True
 
     def _judge(self, pipe: Pipe, link: Link, data: bytes) -> None:
         """Look at what the server says.

@@ -309,6 +309,54 @@ def test_it_is_cut_at_the_first_byte(network: Network) -> None:
     assert network.proxy.to_server.passed == 0
 
 
+def test_each_connection_is_cut_behind_another_byte(network: Network) -> None:
+    network.proxy.cut_each_at(to_server=[1, 3], to_client=[5, 5])
+    for size in (1, 3):
+        client, server = network.open()
+        client.say(b"12345")
+        assert server.hear(size) == b"12345"[:size]
+        assert client.is_reset()
+        assert server.is_reset()
+    client, server = network.open()
+    client.say(b"12345")
+    assert server.hear(5) == b"12345"
+
+
+def test_what_comes_is_held_until_it_is_enough(network: Network) -> None:
+    client, server = network.open()
+    network.proxy.buffer(6, seconds=PATIENCE)
+    client.say(b"12345")
+    assert server.hears_nothing()
+    client.say(b"678")
+    assert server.hear(8) == b"12345678"
+
+
+def test_or_until_it_is_late_or_the_end(network: Network) -> None:
+    client, server = network.open()
+    network.proxy.buffer(100, seconds=SILENCE)
+    client.say(b"12345")
+    assert server.hear(5) == b"12345"
+    network.proxy.buffer(100, seconds=PATIENCE)
+    server.say(b"67")
+    server.socket.shutdown(socket.SHUT_WR)
+    assert client.hear(3) == b"67"
+
+
+def test_a_connection_is_cut_when_nothing_comes(network: Network) -> None:
+    client, server = network.open()
+    network.proxy.cut_idle(3600)
+    client.say(b"1")
+    assert server.hear(1) == b"1"
+    network.proxy.cut_idle(SILENCE)
+    assert client.is_reset()
+    assert server.is_reset()
+    assert network.proxy.cuts == 1
+    network.proxy.mend()
+    client, server = network.open()
+    server.say(b"1")
+    assert client.hear(1) == b"1"
+
+
 def test_a_fault_that_has_not_come_is_mended(network: Network) -> None:
     client, server = network.open()
     network.proxy.cut_at(to_server=3)
