@@ -21,7 +21,7 @@ packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
 .PHONY: help setup web serve style types check test quick browser databases bench \
-	bench-store bench-large wheel lock clean
+	bench-store bench-large bench-rolling wheel lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,9 @@ bench: setup web $(call packages,benchmarks benchmarks/*) ## measure, beside the
 
 bench-store: setup databases ## measure how fast edits are saved, on each database
 	$(PY) -m benchmarks.store $(ARGS)
+
+bench-rolling: setup databases web/client/node_modules/.ready ## measure restarts
+	$(PY) -m benchmarks.rolling $(ARGS)
 
 bench-large: setup ## measure how long 20 MB keep others waiting
 	$(PY) -m benchmarks.large $(ARGS)

@@ -69,13 +69,16 @@ class Report:
 class People:
     """Some people in one process, and the wire to it."""
 
-    def __init__(self, database: Path | None = None, *options: str) -> None:
+    def __init__(
+        self, database: Path | None = None, trusted: Path | None = None
+    ) -> None:
+        """``saved`` is compared with a database of SQLite; a certificate is trusted."""
         self.seed = int(os.environ.get("PEOPLE_SEED", random.randrange(1_000_000)))
         ensure_modules(PACKAGE)
         program = [str(PROGRAMS / "people.ts"), str(self.seed), str(database or "")]
         self.process = subprocess.Popen(
-            [node_path(), *options, "--import", PROGRAMS / "source.mjs", *program],
-            env=environment(),
+            [node_path(), "--import", PROGRAMS / "source.mjs", *program],
+            env={**environment(), "NODE_EXTRA_CA_CERTS": str(trusted or "")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
