@@ -20,7 +20,7 @@ export PIP_ROOT_USER_ACTION := ignore
 packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
-.PHONY: help setup web serve style types check test quick browser databases bench \
+.PHONY: help setup web serve style types check test quick browser databases proxies bench \
 	bench-store bench-large bench-rolling wheel lock clean
 
 help: ## list the commands
@@ -75,7 +75,10 @@ browser: setup
 databases: setup ## PostgreSQL and MariaDB for the tests
 	@$(PY) scripts/databases.py
 
-test: setup web browser databases check $(call packages,tests/* examples/*) ## check, then every test
+proxies: setup ## nginx for the tests
+	@$(PY) -m scripts.proxies
+
+test: setup web browser databases proxies check $(call packages,tests/* examples/*) ## check, then every test
 	cd web/client && npm test --silent
 	cd web/demo && npm test --silent
 	COLLAB_CHROMIUM="$$($(PY) scripts/browser.py)" $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
