@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.databases import wait_for
 from tests.node import ensure_modules, environment, node_path
 from tests.typists import read_log, words
 
@@ -140,6 +142,15 @@ class People:
         opening = {"url": url, "first": first, "documents": documents}
         opening |= {"before": before, "pause": pause, "token": token, "wait": wait}
         self.do("open", opening)
+
+    def freeze(self) -> None:
+        """Stop their machine, as if somebody had closed it: no timer runs."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_for(self.process.pid, "T")
+
+    def wake(self) -> None:
+        """Have it go on, as if no time had passed."""
+        self.process.send_signal(signal.SIGCONT)
 
     def reports(self) -> list[Report]:
         """What each has to tell."""

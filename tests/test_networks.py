@@ -16,7 +16,7 @@ from tests.proxy import Proxy
 from tests.servers import Serving
 from tests.typists import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = pytest.mark.slow
 
 HEARTBEAT = 3
 """Seconds, so that clients soon notice that a connection is dead."""
@@ -162,3 +162,97 @@ def test_a_sync_may_be_cut_behind_every_byte(
         people.come(url(proxy.port), names, before=2, wait=0)
         settle([people], f"sqlite:///{database}")
         assert proxy.cuts >= size
+
+
+def test_a_machine_that_slept_comes_back_and_has_lost_nothing(
+    server: Serving, people: People, database: Path
+) -> None:
+    with Proxy(server.port) as cut, Proxy(server.port) as dead, People() as others:
+        for proxy in (cut, dead):
+            people.come(url(proxy.port), ["doc"] * 2)
+        others.come(url(server.port), ["doc"], pause=200)
+        people.do("synced")
+        people.do("type", 1)
+        people.do("saved")
+        # What it wrote when it was closed never arrives, or nobody hears that it did.
+        dead.hang()
+        cut.drop_replies()
+        people.do("type", 1)
+        people.freeze()
+        cut.refuse()
+        cut.cut()
+        until(lambda: len(server.hub.wheel) == 1, "the server has given them up")
+        others.do("advance")
+        cut.mend()
+        people.wake()
+        until(
+            lambda: all(one.gaps or one.lost for one in people.reports()),
+            "they have noticed that they were given up",
+        )
+        assert not any(one.saved for one in people.reports() if one.lost)
+        dead.mend()
+        reports = settle([people, others], f"sqlite:///{database}")
+        assert [bool(one.gaps) for one in reports] == [True] * 4 + [False]
+
+
+def test_a_connection_that_outlived_the_sleep_is_kept(
+    server: Serving, people: People, database: Path
+) -> None:
+    people.come(url(server.port), ["doc", "doc"], before=1)
+    people.do("saved")
+    people.freeze()
+    people.wake()
+    people.do("type", 1)
+    reports = settle([people], f"sqlite:///{database}")
+    assert [len(one.attempts) for one in reports] == [1, 1]
+
+
+def test_a_token_that_expired_is_asked_for_again(
+    server: Serving, door: Door, people: People, database: Path
+) -> None:
+    with Proxy(server.port) as proxy:
+        door.token = "monday"
+        people.do("token", "monday")
+        people.come(url(proxy.port), ["doc", "doc"], before=1, wait=0)
+        people.do("saved")
+
+        door.token = "tuesday"
+        people.do("token", "tuesday")
+        proxy.hang()
+        people.do("type", 1)
+        proxy.cut()
+        proxy.mend()
+        people.do("saved")
+        assert door.denied == 0
+
+        # Whoever has only the old one is sent away for good, and keeps what it wrote.
+        door.token = "wednesday"
+        proxy.cut()
+        people.do("unsynced")
+        people.do("type", 1)
+        people.do("status", "closed")
+        for one in people.reports():
+            assert one.error is not None
+            assert (one.error["code"], one.error["final"]) == (4403, True)
+            assert not one.saved
+        assert door.denied == 2
+        people.do("token", "wednesday")
+        people.do("retry")
+        settle([people], f"sqlite:///{database}")
+
+
+def test_thousands_of_edits_on_both_sides_are_merged(
+    server: Serving, people: People, database: Path
+) -> None:
+    with Proxy(server.port) as proxy, People() as others:
+        people.come(url(proxy.port), ["doc"], before=10)
+        others.come(url(server.port), ["doc", "doc"], before=10)
+        people.do("saved")
+        cut_off(proxy)
+        people.do("unsynced")
+        people.do("type", 3000)
+        others.do("type", 1500)
+        others.do("saved")
+        assert [(one.saved, one.acked) for one in people.reports()] == [(False, 10)]
+        proxy.mend()
+        settle([people, others], f"sqlite:///{database}")

@@ -20,7 +20,7 @@ from tests.proxy import Proxy
 from tests.servers import Server, Serving
 from tests.typists import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = pytest.mark.slow
 
 Start = Callable[[str], Nginx]
 

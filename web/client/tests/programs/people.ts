@@ -83,10 +83,11 @@ class Person {
 
   type(): void {
     const text = textOf(this.document.doc);
+    const content = text.toString();
     // Between words, so that each stays whole.
-    const gaps = [...text.toString().matchAll(/(?<=>)|^/g)].map(({ index }) => index);
+    const at = content.lastIndexOf(">", Math.floor(random() * content.length)) + 1;
     this.typed += 1;
-    text.insert(gaps[Math.floor(random() * gaps.length)]!, `<${this.id}-${this.typed}>`);
+    text.insert(at, `<${this.id}-${this.typed}>`);
   }
 
   pause(pause: number): void {
@@ -168,6 +169,7 @@ const commands: Record<string, (argument: never) => unknown> = {
   },
   rest: () => people.forEach((person) => person.pause(0)),
   token: (token: string) => (tokens.current = token),
+  retry: () => people.forEach(({ document }) => document.retry()),
   synced: () => until(({ document }) => document.synced),
   unsynced: () => until(({ document }) => !document.synced),
   saved: () => until(({ document }) => document.saved),
