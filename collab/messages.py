@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 # About a document.
@@ -97,6 +97,14 @@ class Open:
     epoch: str
     position: int
     """Up to where I have everything, in that epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Open):
+    """I go on with a document that was open, over HTTP."""
+
+    known: bytes
+    """Of whom else I know, and at which clocks; see ``presence.read_known``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,21 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose requests belong together, over HTTP; known to nobody else."""
+
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The connection ends, as one of a WebSocket with a close code does."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """Something of a kind that we don't know: it is ignored."""
 
@@ -234,6 +257,7 @@ Message: TypeAlias = (
     | Stateless
     | Note
     | Open
+    | Resume
     | Opened
     | Piece
     | Synced
@@ -243,6 +267,8 @@ Message: TypeAlias = (
     | Ping
     | Pong
     | Reconnect
+    | Identity
+    | Ended
     | Token
     | TokenWanted
     | Admitted

@@ -27,6 +27,7 @@ from .messages import (
     Closed,
     Hail,
     Hello,
+    Identity,
     Left,
     Message,
     Note,
@@ -129,6 +130,8 @@ class NativeConnection(Places[int, Message, Berth]):
             limits = self.hub.limits
             name, beat = secrets.token_hex(8), 1000 * limits.heartbeat
             self._say(0, Hail(VERSION, name, beat, limits.frame_size))
+        elif isinstance(message, Identity):
+            raise ProtocolError("an Identity, which is for HTTP")
         elif isinstance(message, Ping) and self._drained is None:
             self._say(0, Pong(message.number))
 

@@ -18,8 +18,10 @@ from collab.errors import ProtocolError
 from collab.messages import (
     Admitted,
     Closed,
+    Ended,
     Hail,
     Hello,
+    Identity,
     Left,
     Message,
     Note,
@@ -32,6 +34,7 @@ from collab.messages import (
     QueryPresence,
     Reconnect,
     Refused,
+    Resume,
     Saved,
     Stateless,
     Synced,
@@ -52,7 +55,7 @@ def read(fields: dict[str, Any], sender: str) -> Message:
     given = dict(fields)
     kind = given.pop("type")
     del given["channel"]
-    for name in ("vector", "update", "states", "payload"):
+    for name in ("vector", "update", "states", "payload", "key", "known"):
         if name in given:
             given[name] = bytes.fromhex(given[name])
     match kind, sender:
@@ -60,14 +63,17 @@ def read(fields: dict[str, Any], sender: str) -> Message:
             return Hello(given["client"])
         case "Ping", _:
             return Ping(given["number"])
-        case "Open", _:
-            return Open(
+        case "Identity", _:
+            return Identity(given["key"])
+        case "Open" | "Resume", _:
+            opening = (
                 given["name"],
                 given["token"],
                 given["vector"],
                 given["epoch"],
                 given["position"],
             )
+            return Open(*opening) if kind == "Open" else Resume(*opening, given["known"])
         case "Close", _:
             return Left()
         case "Update", "client":
@@ -91,6 +97,8 @@ def read(fields: dict[str, Any], sender: str) -> Message:
             return Pong(given["number"])
         case "Reconnect", _:
             return Reconnect(given["after"], given["window"])
+        case "Ended", _:
+            return Ended(given["code"], given["reason"])
         case "Opened", _:
             return Opened(
                 not given["writable"],

@@ -17,8 +17,10 @@ from ..errors import ProtocolError
 from ..messages import (
     Admitted,
     Closed,
+    Ended,
     Hail,
     Hello,
+    Identity,
     Left,
     Message,
     Note,
@@ -30,6 +32,7 @@ from ..messages import (
     Presence,
     Reconnect,
     Refused,
+    Resume,
     Saved,
     Stateless,
     Synced,
@@ -107,7 +110,11 @@ def _read_reader(frame: bytes, at: int) -> tuple[bool, int]:
 
 _UINT, _DATA, _TEXT = wire.read_uint, wire.read_data, wire.read_text
 _PRESENCE, _NOTE = _reading(Presence, _DATA), _reading(Note, _TEXT, _DATA)
-_ON_CONNECTION: tuple[Reader, ...] = (_reading(Hello, _TEXT), _reading(Ping, _UINT))
+_ON_CONNECTION: tuple[Reader, ...] = (
+    _reading(Hello, _TEXT),
+    _reading(Ping, _UINT),
+    _reading(Identity, _DATA),
+)
 _ON_CHANNEL: tuple[Reader, ...] = (
     _reading(Open, _TEXT, _TEXT, _DATA, _TEXT, _UINT),
     _reading(Left),
@@ -115,11 +122,13 @@ _ON_CHANNEL: tuple[Reader, ...] = (
     _PRESENCE,
     _NOTE,
     _reading(Token, _TEXT),
+    _reading(Resume, _TEXT, _TEXT, _DATA, _TEXT, _UINT, _DATA),
 )
 _TOLD_ON_CONNECTION: tuple[Reader, ...] = (
     _reading(Hail, _UINT, _TEXT, _UINT, _UINT),
     _reading(Pong, _UINT),
     _reading(Reconnect, _UINT, _UINT),
+    _reading(Ended, _UINT, _TEXT),
 )
 _TOLD_ON_CHANNEL: tuple[Reader, ...] = (
     _reading(Opened, _read_reader, _TEXT, _UINT, _UINT, _DATA),
@@ -145,9 +154,10 @@ def spell(message: Message) -> bytes:
             return b"\x02" + uint(sequence) + data(update)
         case Presence() | Note():
             return encode(message)
-        case Open(name, token, state_vector, epoch, position):
-            start = b"\x00" + text(name) + text(token) + data(state_vector)
-            return start + text(epoch) + uint(position)
+        case Resume(known=known):
+            return b"\x06" + _spell_open(message) + data(known)
+        case Open():
+            return b"\x00" + _spell_open(message)
         case Left():
             return b"\x01"
         case Token(token):
@@ -156,8 +166,16 @@ def spell(message: Message) -> bytes:
             return b"\x00" + text(client)
         case Ping(number):
             return b"\x01" + uint(number)
+        case Identity(key):
+            return b"\x02" + data(key)
         case _:
             raise ValueError(f"clients say no {type(message).__name__}")
+
+
+def _spell_open(message: Open) -> bytes:
+    text = wire.text
+    start = text(message.name) + text(message.token) + wire.data(message.state_vector)
+    return start + text(message.epoch) + wire.uint(message.position)
 
 
 def encode(message: Message) -> bytes:
@@ -203,6 +221,8 @@ def encode(message: Message) -> bytes:
             return b"\x01" + uint(number)
         case Reconnect(after, window):
             return b"\x02" + uint(after) + uint(window)
+        case Ended(code, reason):
+            return b"\x03" + uint(code) + text(reason)
         case _:
             raise ValueError(f"this dialect has no {type(message).__name__}")
 

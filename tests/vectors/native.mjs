@@ -32,12 +32,15 @@ const grammar = {
     Update: [2, { sequence: uint, update: data }],
     Presence: [3, { states: data }],
     Message: [4, { user: text, payload: data }],
-    Token: [5, { token: text }]
+    Token: [5, { token: text }],
+    Identity: [2, { key: data }],
+    Resume: [6, { name: text, token: text, vector: data, epoch: text, position: uint, known: data }]
   },
   server: {
     Welcome: [0, { version: uint, connection: text, heartbeat: uint, size: uint }],
     Pong: [1, { number: uint }],
     Reconnect: [2, { after: uint, window: uint }],
+    Ended: [3, { code: uint, reason: text }],
     Opened: [0, { writable: flag, epoch: text, position: uint, size: uint, vector: data }],
     Closed: [1, { code: uint, reason: text }],
     Update: [2, { position: uint, update: data }],
@@ -75,6 +78,8 @@ const states = hex(encodeAwarenessUpdate(awareness, [300]))
 awareness.destroy()
 const gone = hex(encodeAwarenessUpdate(awareness, [300]))
 const none = '00'
+// Of whom somebody knows: clients, and their clocks.
+const known = written([uint, 3], [uint, 300], [uint, 1], [uint, 0], [uint, 0], [uint, 2 ** 32 - 1], [uint, 70000])
 const nothing = '0000'
 const largest = 2 ** 53 - 1
 const name = 'Ideen/💡 für morgen'
@@ -104,6 +109,24 @@ one('client', 'message for one', { type: 'Message', channel: 1, user: 'zoë', pa
 one('client', 'message without content', { type: 'Message', channel: 1, user: '', payload: '' })
 one('client', 'token', { type: 'Token', channel: 1, token: 'eyJhbGciOi.J9' })
 one('client', 'token that is empty', { type: 'Token', channel: 1, token: '' })
+one('client', 'identity', { type: 'Identity', channel: 0, key: '00112233445566778899aabbccddeeff' })
+one('client', 'identity of 64 octets', { type: 'Identity', channel: 0, key: 'f0'.repeat(64) })
+one('client', 'resume', { type: 'Resume', channel: 2, name, token: 'eyJhbGciOi.J9', vector, epoch: '8f0c', position: 1234567, known })
+one('client', 'resume, knowing nobody', { type: 'Resume', channel: largest, name: 'a', token: '', vector: none, epoch: '', position: 0, known: none })
+several('client', 'the body of a request to listen', [
+  { type: 'Hello', channel: 0, client: 'collab-client/0.1.0' },
+  { type: 'Identity', channel: 0, key: '00112233445566778899aabbccddeeff' },
+  { type: 'Open', channel: 1, name: 'notes', token: '', vector: none, epoch: '', position: 0 },
+  { type: 'Resume', channel: 2, name, token: '', vector, epoch: '8f0c', position: 9, known }
+])
+several('client', 'the body of a push', [
+  { type: 'Hello', channel: 0, client: '' },
+  { type: 'Identity', channel: 0, key: 'a5'.repeat(16) },
+  { type: 'Open', channel: 2, name, token: '', vector: none, epoch: '8f0c', position: 0 },
+  { type: 'Update', channel: 2, sequence: 7, update },
+  { type: 'Presence', channel: 2, states },
+  { type: 'Close', channel: 2 }
+])
 several('client', 'hello and two documents', [
   { type: 'Hello', channel: 0, client: 'collab-client/0.1.0' },
   { type: 'Open', channel: 1, name: 'notes', token: '', vector: none, epoch: '', position: 0 },
@@ -112,12 +135,14 @@ several('client', 'hello and two documents', [
   { type: 'Update', channel: 2, sequence: 1, update }
 ])
 several('client', 'an unknown kind ends the frame', [{ type: 'Ping', channel: 0, number: 3 }], '010700ff')
-several('client', 'an unknown kind of the connection', [], '0002')
+several('client', 'an unknown kind of the connection', [], '0003')
 
 one('server', 'welcome', { type: 'Welcome', channel: 0, version: 1, connection: 'c-81f3', heartbeat: 25000, size: 16777216 })
 one('server', 'welcome at the borders', { type: 'Welcome', channel: 0, version: largest, connection: '', heartbeat: 0, size: largest })
 one('server', 'reconnect', { type: 'Reconnect', channel: 0, after: 1000, window: 30000 })
 one('server', 'reconnect at once', { type: 'Reconnect', channel: 0, after: 0, window: 0 })
+one('server', 'ended', { type: 'Ended', channel: 0, code: 4503, reason: 'Später nochmal' })
+one('server', 'ended without a reason', { type: 'Ended', channel: 0, code: 1012, reason: '' })
 one('server', 'opened', { type: 'Opened', channel: 1, writable: true, epoch: '8f0c', position: 1234567, size: 245320, vector })
 one('server', 'opened to read', { type: 'Opened', channel: 1, writable: false, epoch: '', position: 0, size: 0, vector: none })
 one('server', 'closed', { type: 'Closed', channel: 1, code: 4403, reason: 'Kein Zugriff: «geheim»' })
@@ -171,10 +196,15 @@ const malformed = [
   ['client', 'update that is cut', '010201' + '0300' + '00'],
   ['client', 'an octet after a ping', '000105' + '01'],
   ['client', 'a message and one that is cut', '000105' + '010201'],
+  ['client', 'identity without its key', '0002'],
+  ['client', 'identity that is cut', '000203' + '0011'],
+  ['client', 'resume without what is known', '0106' + '0161' + '00' + '0100' + '00' + '00'],
+  ['client', 'resume that is cut within what is known', '0106' + '0161' + '00' + '0100' + '00' + '00' + '0201'],
   ['server', 'nothing', ''],
   ['server', 'welcome that is cut', '00000101' + '63'],
   ['server', 'pong without its number', '0001'],
   ['server', 'reconnect without a window', '000205'],
+  ['server', 'ended without a reason', '0003e807'],
   ['server', 'opened with a flag of 2', '01000201650000' + '0100'],
   ['server', 'opened that ends within the vector', '0100010165000002' + '00'],
   ['server', 'closed with a reason that is not UTF-8', '0101e807' + '01ff'],
