@@ -2,8 +2,8 @@
  *
  *   load edits --port N --clients 200 --writers 20 --in-flight 4 ...
  *
- * One epoll loop speaks WebSocket (RFC 6455) and the two dialects of the
- * servers under test (y-websocket and Hocuspocus). What it sends are valid
+ * One epoll loop speaks WebSocket (RFC 6455) and the dialects of the servers
+ * under test: y-websocket's, Hocuspocus' and our own (docs/protocol.md). What it sends are valid
  * Yjs updates: every writer has a client id of its own and appends one
  * character after its previous one. What it receives is read just far enough
  * to know which edits (client id, clock) an update holds, because servers
@@ -11,8 +11,8 @@
  * covered, however many of them share a frame.
  *
  * The result is one JSON object on stdout. Times are in seconds, latencies
- * in milliseconds. The clients stay until there is a line on stdin. Exit code 1 means that something went wrong; why is on
- * stderr.
+ * in milliseconds. The clients stay until there is a line on stdin. Exit code 1
+ * means that something went wrong; why is on stderr.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,18 +39,22 @@
 
 /* ---- what was asked for ---- */
 
-enum mode { EDITS, MOVES, JOIN, HOLD };
-enum dialect { YJS, HOCUSPOCUS };
+#define SHAKING 400          /* ...in a storm: Node's backlog of listen() is 511 */
+
+enum mode { EDITS, MOVES, JOIN, HOLD, RECONNECT };
+enum dialect { YJS, HOCUSPOCUS, NATIVE };
 
 static struct {
     enum mode mode;
     enum dialect dialect;
     int port, rooms, clients, writers, in_flight, base, settle, drain, pid, at_least;
+    int edits, outage;
     double rate, warmup, seconds;
     const char *path, *name;
-    bool deflate, echo;
+    bool deflate, echo, presence, leave;
 } ask = {
     .rooms = 1, .clients = 2, .writers = 1, .settle = 500, .drain = 10,
+    .edits = 10, .outage = 1000,
     .rate = 10, .warmup = 1.5, .seconds = 5, .path = "/", .name = "bench",
 };
 
@@ -66,7 +70,9 @@ struct client {
     size_t out_from, out_to, out_room;
     uint64_t started, synced;   /* when it connected, when it had all */
     uint64_t got;               /* bytes of messages */
-    bool state_seen;            /* there was a SyncStep2 */
+    bool state_seen;            /* there was a SyncStep2, or Synced */
+    char epoch[64];             /* of one of our own: where it was, up to where */
+    uint64_t position, announced;
     uint32_t *known;            /* clock each client of its room has reached */
     /* of a writer: */
     bool writer, dirty;
@@ -80,10 +86,15 @@ struct client {
 
 static struct client *clients;
 static int total, per_room, poller, timer;
-static int opening, synced, lost;
+static int opening, shaking, synced, lost;
 static uint8_t *inbox; /* one for all: a tail is copied to its front */
 #define INBOX (8u << 20)
 
+static uint8_t *vector = (uint8_t *)"", *answer = (uint8_t *)"\0";
+static size_t vector_size = 1, answer_size = 2; /* what a client has, and has to say */
+
+static uint64_t bytes_out, handshakes_in, handshakes_out, heard_last;
+static uint32_t target; /* edits of the writer that all shall have */
 static uint64_t bytes_in, frames_in, delivered, expected, out_of_order;
 static uint64_t edits_in_window, delivered_in_window, moves_sent;
 static uint64_t window_start, window_end = UINT64_MAX;
@@ -194,6 +205,7 @@ static void lose(struct client *c, const char *why) {
     if (c->state == CLOSED) return;
     if (!lost++) fprintf(stderr, "load: client %d lost: %s\n", c->index, why);
     if (c->state == SYNCING || c->state == UPGRADING || c->state == OPENING) opening--;
+    if (c->state == UPGRADING || c->state == OPENING) shaking--;
     c->state = CLOSED;
     close(c->fd);
 }
@@ -218,6 +230,7 @@ static void flush(struct client *c) {
         }
         if (n < 0) return lose(c, strerror(errno));
         c->out_from += (size_t)n;
+        bytes_out += (uint64_t)n;
     }
     if (c->writes_blocked) watch(c, c->writes_blocked = false);
     if (ask.mode == JOIN || ask.mode == HOLD) { /* keep 2,000 clients small */
@@ -248,7 +261,10 @@ static void frame(struct client *c, int opcode, const uint8_t *data, size_t size
         *p++ = 0x80 | 126;
         *p++ = (uint8_t)(length >> 8);
         *p++ = (uint8_t)length;
-    } else die("a frame of 64 KiB is more than this generator sends");
+    } else {
+        *p++ = 0x80 | 127;
+        for (int shift = 56; shift >= 0; shift -= 8) *p++ = (uint8_t)(length >> shift);
+    }
     memcpy(p, mask, 4);
     body = p += 4;
     memcpy(p, address, prefix);
@@ -286,8 +302,10 @@ static void edit(struct client *c, uint64_t at) {
     }
     p = put_bytes(p, &letter, 1);
     *p++ = 0; /* no deletions */
-    message[0] = 0, message[1] = 2;
-    size_t size = (size_t)(put_bytes(message + 2, update, (size_t)(p - update)) - message);
+    uint8_t *q = message;
+    *q++ = ask.dialect == NATIVE, *q++ = 2;
+    if (ask.dialect == NATIVE) q = put_uint(q, c->clock + 1);
+    size_t size = (size_t)(put_bytes(q, update, (size_t)(p - update)) - message);
     stamp(c, at);
     c->clock++;
     c->under_way++;
@@ -415,15 +433,53 @@ static bool read_awareness(struct client *c, const uint8_t *p, const uint8_t *en
 static void check_synced(struct client *c, uint64_t now) {
     if (c->state != SYNCING || !c->state_seen || c->got < (uint64_t)ask.at_least)
         return;
+    if (target && c->known[0] < target) return;
     c->state = READY;
     c->synced = now;
     opening--;
     synced++;
 }
 
+/* Take the messages of a frame of our own dialect: docs/protocol.md. */
+static void native(struct client *c, const uint8_t *p, const uint8_t *end,
+                   uint64_t now) {
+    static const char *own[] = {"uduu", "u", "uu"};
+    static const char *fields[] = {"uduud", "ud", "ud", "d", "dd", "u", "d", "u", "uu",
+                                   "ud", "u", "d"};
+    while (p < end) {
+        uint64_t channel, kind, numbers[4] = {0};
+        const uint8_t *data[2] = {NULL};
+        uint64_t sizes[2] = {0};
+        int number = 0, piece = 0;
+        if (!get_uint(&p, end, &channel) || !get_uint(&p, end, &kind) ||
+            kind >= (channel ? 12 : 3)) return lose(c, "an unknown message");
+        for (const char *field = channel ? fields[kind] : own[kind]; *field; field++) {
+            if (*field == 'u') {
+                if (!get_uint(&p, end, &numbers[number++])) return lose(c, "no number");
+                continue;
+            }
+            if (!get_uint(&p, end, &sizes[piece]) || sizes[piece] > (uint64_t)(end - p))
+                return lose(c, "a broken message");
+            data[piece] = p;
+            p += sizes[piece++];
+        }
+        if (!channel) continue;
+        if (kind == 0 && sizes[0] < sizeof c->epoch) {
+            memcpy(c->epoch, data[0], sizes[0]);
+            c->epoch[sizes[0]] = 0;
+        } else if (kind == 1) return lose(c, "its document was closed");
+        else if (kind == 2 || kind == 6) {
+            if (!read_update(c, data[0], data[0] + sizes[0], now))
+                return lose(c, "an update that this generator cannot read");
+        } else if (kind == 7) {
+            c->state_seen = true;
+            if (numbers[0] > c->position) c->position = numbers[0];
+        } else if (kind == 8) c->acknowledged = (uint32_t)numbers[0];
+    }
+}
+
 static void message(struct client *c, const uint8_t *p, const uint8_t *end,
                     uint64_t now) {
-    static const uint8_t step2[] = {0, 1, 2, 0, 0};
     uint64_t type, kind, size;
     if (ask.dialect == HOCUSPOCUS) {
         if (end - p == 1 && *p == 9) return; /* Are you there? */
@@ -432,7 +488,7 @@ static void message(struct client *c, const uint8_t *p, const uint8_t *end,
     if (!get_uint(&p, end, &type)) return lose(c, "an empty message");
     if (type == 8 && ask.dialect == HOCUSPOCUS) {
         if (c->statuses_to_skip) c->statuses_to_skip--;
-        else if (c->acknowledged < c->clock && ask.mode == EDITS) {
+        else if (c->acknowledged < c->clock && ask.mode != MOVES) {
             uint64_t sent = c->sent[c->acknowledged++];
             if (sent >= window_start && sent < window_end) record(&ack, now - sent);
         }
@@ -441,10 +497,16 @@ static void message(struct client *c, const uint8_t *p, const uint8_t *end,
             size > (uint64_t)(end - p)) return lose(c, "a broken sync message");
         if (kind == 0) {
             c->statuses_to_skip++;
-            frame(c, 2, step2, sizeof step2);
+            uint8_t *step2 = malloc(answer_size + 16);
+            step2[0] = 0, step2[1] = 1;
+            frame(c, 2, step2,
+                  (size_t)(put_bytes(step2 + 2, answer, answer_size) - step2));
+            free(step2);
             flush(c);
         } else {
-            if (ask.mode == EDITS && !read_update(c, p, p + size, now))
+            /* Hocuspocus sends whoever has it load a document all of that, too. */
+            if ((ask.mode == EDITS || ask.mode == RECONNECT) &&
+                !read_update(c, p, p + size, now) && (ask.mode == EDITS || target))
                 return lose(c, "an update that this generator cannot read");
             if (kind == 1) c->state_seen = true;
         }
@@ -481,12 +543,23 @@ static size_t frames(struct client *c, uint8_t *data, size_t size, uint64_t now)
         frames_in++;
         c->got += length;
         switch (p[0]) {
-        case 0x82: message(c, p + header, p + header + length, now); break;
+        case 0x82:
+            (ask.dialect == NATIVE ? native : message)(c, p + header,
+                                                       p + header + length, now);
+            break;
         case 0xc2: /* compressed: only a document's state is that big */
             if (length > 512) c->state_seen = true;
             break;
         case 0x89: frame(c, 10, p + header, (size_t)length), flush(c); break;
-        case 0x88: lose(c, "closed by the server"); break;
+        case 0x88: { /* with a code and a reason, mostly */
+            char why[160];
+            int code = length < 2 ? 1005 : p[header] << 8 | p[header + 1];
+            int rest = length > 2 ? (int)length - 2 : 0;
+            snprintf(why, sizeof why, "closed by the server: %d %.*s", code, rest,
+                     (char *)p + header + 2);
+            lose(c, why);
+            break;
+        }
         case 0x8a: break;
         default: lose(c, "a frame of an unexpected kind");
         }
@@ -498,9 +571,37 @@ static size_t frames(struct client *c, uint8_t *data, size_t size, uint64_t now)
 
 static void hello(struct client *c) {
     static const uint8_t auth[] = {2, 0, 0, 5, '4', '.', '8', '.', '0'};
-    static const uint8_t step1[] = {0, 0, 1, 0};
+    uint8_t *said = malloc(vector_size + 512), *p = said;
     if (ask.dialect == HOCUSPOCUS) frame(c, 2, auth, sizeof auth);
-    frame(c, 2, step1, sizeof step1);
+    if (ask.dialect == NATIVE) {
+        char name[64];
+        room_name(c, name);
+        *p++ = 0, *p++ = 0, p = put_bytes(p, "load/1", 6);
+        *p++ = 1, *p++ = 0, p = put_bytes(p, name, strlen(name));
+        *p++ = 0; /* no token */
+        p = put_bytes(p, vector, vector_size);
+        p = put_bytes(p, c->epoch, strlen(c->epoch));
+        p = put_uint(p, c->position);
+    } else {
+        *p++ = 0, *p++ = 0, p = put_bytes(p, vector, vector_size);
+        frame(c, 2, said, (size_t)(p - said));
+        p = said;
+    }
+    if (ask.presence) {
+        char json[80];
+        uint8_t state[120], *s = state;
+        int size = sprintf(json, "{\"user\":{\"name\":\"u%d\",\"color\":\"#30bced\"}}",
+                           c->index);
+        *s++ = 1;
+        s = put_uint(s, FIRST_ID + (uint32_t)c->index);
+        s = put_uint(s, ++c->announced);
+        s = put_bytes(s, json, (size_t)size);
+        *p++ = 1;
+        if (ask.dialect == NATIVE) *p++ = 3;
+        p = put_bytes(p, state, (size_t)(s - state));
+    }
+    if (p > said) frame(c, 2, said, (size_t)(p - said));
+    free(said);
     flush(c);
 }
 
@@ -510,7 +611,7 @@ static void receive(struct client *c) {
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) return lose(c, n ? strerror(errno) : "the server hung up");
     bytes_in += (uint64_t)n;
-    uint64_t now = now_ns();
+    uint64_t now = heard_last = now_ns();
     size_t size = c->tail_size + (size_t)n, at = 0;
     if (c->state == UPGRADING) {
         uint8_t *end = memmem(inbox, size, "\r\n\r\n", 4);
@@ -521,6 +622,8 @@ static void receive(struct client *c) {
             return lose(c, "no upgrade");
         }
         at = (size_t)(end - inbox) + 4;
+        handshakes_in += at;
+        shaking--;
         c->state = SYNCING;
         hello(c);
     }
@@ -550,7 +653,7 @@ static void start(struct client *c) {
     if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e)) die("epoll_ctl");
     c->started = now_ns();
     c->state = OPENING;
-    opening++;
+    opening++, shaking++;
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
         die("connect");
 }
@@ -561,11 +664,13 @@ static void upgrade(struct client *c) {
     int n = snprintf(p, 1024,
         "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
         "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s%s\r\n",
         ask.path, ask.dialect == YJS ? name : "", ask.port,
+        ask.dialect == NATIVE ? "Sec-WebSocket-Protocol: collab.v1\r\n" : "",
         ask.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; "
                       "server_no_context_takeover; client_no_context_takeover\r\n" : "");
     c->out_to += (size_t)n;
+    handshakes_out += (uint64_t)n;
     c->state = UPGRADING;
     c->writes_blocked = true; /* so that flush() stops watching for room */
     flush(c);
@@ -786,15 +891,91 @@ static void join(void) {
     printf("}\n");
 }
 
-/* Stay connected until there is a line on stdin, or its end. */
+/* Stay connected until there is a line on stdin, or its end. A number on it is the
+ * process of a server that takes the place of the one before. */
 static void stay(void) {
+    int pid = 0;
     fflush(stdout);
     fcntl(0, F_SETFL, O_NONBLOCK);
     for (char byte;;) {
         ssize_t n = read(0, &byte, 1);
-        if (n == 0 || (n == 1 && byte == '\n')) return;
-        turn(now_ns() + SECOND / 50);
+        if (n == 1 && byte >= '0' && byte <= '9') {
+            pid = 10 * pid + byte - '0';
+            continue;
+        }
+        if (n == 0 || (n == 1 && byte == '\n')) break;
+        turn(now_ns() + SECOND / 100);
     }
+    if (pid) ask.pid = pid;
+}
+
+/* Have a client's connection end without a word: the other end is told by a reset. */
+static void cut(struct client *c) {
+    struct linger none = {.l_onoff = 1};
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close(c->fd);
+    c->state = WAITING;
+    c->tail_size = c->out_from = c->out_to = 0;
+    c->writes_blocked = c->state_seen = false;
+    c->statuses_to_skip = 0;
+    c->got = 0;
+    synced--;
+}
+
+/* All but the first client, which writes meanwhile, are cut off and come back. */
+static void reconnect(void) {
+    struct client *writer = &clients[0];
+    writer->writer = true;
+    window_start = window_end = 0;
+    bring_in(0, total, CONNECTING);
+    wait_for((uint64_t)ask.settle * 1000000);
+    for (int i = 1; i < total; i++) cut(&clients[i]);
+    uint64_t began = now_ns(), outage = (uint64_t)ask.outage * 1000000;
+    for (int i = 0; i < ask.edits; i++) {
+        uint64_t due = began + (uint64_t)(i + 1) * outage / (uint64_t)(ask.edits + 2);
+        while (now_ns() < due) turn(due);
+        edit(writer, now_ns()), flush(writer);
+    }
+    while (now_ns() < began + outage) turn(began + outage);
+    uint64_t limit = now_ns() + (uint64_t)ask.drain * SECOND;
+    /* An edit is acknowledged: by its echo, to clients of y-websocket. */
+    while ((ask.dialect == YJS ? writer->known[0] : writer->acknowledged) < writer->clock)
+        if (turn(now_ns() + SECOND / 100), now_ns() > limit)
+            die("edits were not acknowledged");
+    if (ask.leave) cut(writer);
+    printf("{\"lost\": %d}\n", lost);
+    stay();
+
+    target = writer->clock;
+    int before = synced, next = 1;
+    bytes_out = handshakes_in = handshakes_out = 0;
+    struct sample from = sample();
+    limit = now_ns() + (uint64_t)ask.drain * SECOND;
+    while (synced + lost < before + total - 1) {
+        while (next < total && shaking < SHAKING) start(&clients[next++]);
+        turn(now_ns() + SECOND / 10);
+        if (now_ns() > limit) die("not everybody was back in time");
+    }
+    uint64_t last = 0;
+    for (int i = 1; i < total; i++) {
+        record(&delivery, clients[i].synced - from.at);
+        if (clients[i].synced > last) last = clients[i].synced;
+    }
+    /* What else is said: acknowledgements, who is here. */
+    while (now_ns() < heard_last + SECOND / 2) {
+        turn(heard_last + SECOND / 2);
+        if (now_ns() > limit) die("it did not become quiet");
+    }
+    struct sample to = sample();
+    uint64_t quiet = heard_last;
+    to.at = last;
+    report(from, to);
+    printf(", \"quiet\": %.6f, \"sent\": %" PRIu64 ", \"handshakes_in\": %" PRIu64
+           ", \"handshakes_out\": %" PRIu64 ", \"out_of_order\": %" PRIu64,
+           (double)(quiet - from.at) / 1e9, bytes_out, handshakes_in, handshakes_out,
+           out_of_order);
+    report_latency("back", &delivery);
+    printf("}\n");
 }
 
 static void hold(void) {
@@ -808,22 +989,35 @@ static void hold(void) {
 /* ---- options ---- */
 
 static const char *usage =
-    "usage: load edits|moves|join|hold --port N [options]\n"
+    "usage: load edits|moves|join|hold|reconnect --port N [options]\n"
     "  edits   writers append characters: closed loop with --in-flight, else --rate\n"
     "  moves   every client moves its cursor --rate times a second\n"
     "  join    all clients but --base join at the same moment\n"
     "  hold    --base clients, then, after a line on stdin, all clients\n"
+    "  reconnect  all clients are cut off but one, which makes --edits meanwhile; after\n"
+    "          --outage ms and a line on stdin they come back at the same moment\n"
     "  Clients stay connected after the result, until there is a line on stdin.\n"
-    "  --dialect yjs|hocuspocus   --path /ws/ (a document's name follows in yjs)\n"
+    "  --dialect yjs|hocuspocus|native   --path /ws/ (a document's name follows in yjs)\n"
     "  --name bench  --rooms 1  --clients 2 (of all rooms)  --writers 1 (a room)\n"
     "  --in-flight 0  --rate 10  --warmup 1.5  --seconds 5  --settle 500 (ms)\n"
     "  --drain 10 (s, for what is under way at the end)  --base 0  --pid N (the\n"
     "  server, whose CPU is measured)  --at-least 0 (bytes that one who joins must\n"
     "  receive)  --deflate (offer it)  --echo (send back the\n"
-    "  awareness one receives, as y-websocket's clients do)\n";
+    "  awareness one receives, as y-websocket's clients do)  --vector FILE (the state\n"
+    "  vector of what clients have)  --answer FILE (the update that they answer with)\n"
+    "  --presence (say who one is)  --leave (who writes is cut off too, in the end)\n";
+
+static uint8_t *read_file(const char *path, size_t *size) {
+    FILE *f = fopen(path, "rb");
+    uint8_t *bytes = malloc(1 << 24);
+    if (!f || !bytes) die(path);
+    *size = fread(bytes, 1, 1 << 24, f);
+    fclose(f);
+    return bytes;
+}
 
 static void read_options(int argc, char **argv) {
-    static const char *modes[] = {"edits", "moves", "join", "hold"};
+    static const char *modes[] = {"edits", "moves", "join", "hold", "reconnect"};
     static const struct option options[] = {
         {"port", 1, 0, 'p'}, {"dialect", 1, 0, 'd'}, {"path", 1, 0, 'u'},
         {"name", 1, 0, 'n'}, {"rooms", 1, 0, 'r'}, {"clients", 1, 0, 'c'},
@@ -831,15 +1025,18 @@ static void read_options(int argc, char **argv) {
         {"warmup", 1, 0, 'W'}, {"seconds", 1, 0, 's'}, {"settle", 1, 0, 't'},
         {"drain", 1, 0, 'D'}, {"base", 1, 0, 'b'}, {"pid", 1, 0, 'P'},
         {"at-least", 1, 0, 'l'},
+        {"edits", 1, 0, 'E'}, {"outage", 1, 0, 'o'}, {"vector", 1, 0, 'v'},
+        {"answer", 1, 0, 'a'}, {"presence", 0, 0, 'i'}, {"leave", 0, 0, 'L'},
         {"deflate", 0, 0, 'z'}, {"echo", 0, 0, 'e'}, {0, 0, 0, 0}};
     int mode = 0;
-    while (mode < 4 && (argc < 2 || strcmp(argv[1], modes[mode]))) mode++;
-    if (mode == 4) { fputs(usage, stderr); exit(2); }
+    while (mode < 5 && (argc < 2 || strcmp(argv[1], modes[mode]))) mode++;
+    if (mode == 5) { fputs(usage, stderr); exit(2); }
     ask.mode = (enum mode)mode;
     for (int o; (o = getopt_long(argc - 1, argv + 1, "", options, NULL)) != -1;)
         switch (o) {
         case 'p': ask.port = atoi(optarg); break;
-        case 'd': ask.dialect = strcmp(optarg, "yjs") ? HOCUSPOCUS : YJS; break;
+        case 'd': ask.dialect = !strcmp(optarg, "yjs") ? YJS :
+                                !strcmp(optarg, "native") ? NATIVE : HOCUSPOCUS; break;
         case 'u': ask.path = optarg; break;
         case 'n': ask.name = optarg; break;
         case 'r': ask.rooms = atoi(optarg); break;
@@ -854,6 +1051,12 @@ static void read_options(int argc, char **argv) {
         case 'b': ask.base = atoi(optarg); break;
         case 'P': ask.pid = atoi(optarg); break;
         case 'l': ask.at_least = atoi(optarg); break;
+        case 'E': ask.edits = atoi(optarg); break;
+        case 'o': ask.outage = atoi(optarg); break;
+        case 'v': vector = read_file(optarg, &vector_size); break;
+        case 'a': answer = read_file(optarg, &answer_size); break;
+        case 'i': ask.presence = true; break;
+        case 'L': ask.leave = true; break;
         case 'z': ask.deflate = true; break;
         case 'e': ask.echo = true; break;
         default: fputs(usage, stderr); exit(2);
@@ -881,7 +1084,7 @@ int main(int argc, char **argv) {
         clients[i].index = i;
         clients[i].room = i % ask.rooms;
         clients[i].place = i / ask.rooms;
-        if (ask.mode == EDITS || ask.mode == MOVES)
+        if (ask.mode == EDITS || ask.mode == MOVES || ask.mode == RECONNECT)
             clients[i].known = calloc((size_t)per_room, sizeof(uint32_t));
     }
     poller = epoll_create1(EPOLL_CLOEXEC);
@@ -894,6 +1097,7 @@ int main(int argc, char **argv) {
     case MOVES: moves(); break;
     case JOIN: join(); break;
     case HOLD: hold(); break;
+    case RECONNECT: reconnect(); break;
     }
     stay();
     _exit(0); /* the kernel closes thousands of sockets faster than we would */

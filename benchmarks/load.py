@@ -50,10 +50,10 @@ class Clients:
             raise Trouble(f"{self.server.kind.name} closed {sample['lost']:g} sockets")
         return sample
 
-    def go_on(self) -> None:
-        """Let the rest of those in that are held back."""
+    def go_on(self, server: Server | None = None) -> None:
+        """Let those in that are held back; ``server`` took the place of the first."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write("\n" if server is None else f"{server.pid}\n")
         self.process.stdin.flush()
 
 

@@ -37,7 +37,7 @@ class Kind:
 
     name: str
     dialect: str
-    """What its clients speak: ``yjs`` or ``hocuspocus``."""
+    """What its clients speak: ``yjs``, ``hocuspocus`` or ``native``."""
     path: str
     """What precedes a document's name in the URL."""
     script: str | None
@@ -75,6 +75,15 @@ class Server:
             time.sleep(1)
         return sum(private_memory(pid) for pid in family(self.pid))
 
+    def forget_peak(self) -> None:
+        """Count the peak of memory from now on."""
+        for pid in family(self.pid):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes of RAM that it had at most, and its children."""
+        return sum(map(peak_memory, family(self.pid)))
+
     def settle(self) -> None:
         """Wait until it has done what it had to do and takes almost no CPU."""
         deadline = time.monotonic() + STOP_TIMEOUT
@@ -92,6 +101,7 @@ def running(
     directory: Path,
     document: Path | None = None,
     database: str | None = None,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Start a server, alone on its core, and stop it in the end.
 
@@ -99,7 +109,7 @@ def running(
     one, and finds there what an earlier run wrote. A peer opens every document with
     the update in ``document``.
     """
-    port = free_port()
+    port = port or free_port()
     process = subprocess.Popen(
         command(kind, port, directory, database),
         env=os.environ
@@ -219,3 +229,10 @@ def private_memory(pid: int) -> int:
     """Bytes of RAM that only this process has."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return 1024 * sum(map(int, re.findall(r"Private_\w+: +(\d+) kB", rollup)))
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of RAM that a process had at most; 0 if it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return 1024 * int(found[1]) if found else 0

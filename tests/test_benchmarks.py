@@ -1,5 +1,6 @@
 """What the benchmark says of what it measured."""
 
+from benchmarks import reconnect
 from benchmarks.report import table
 
 Figures = dict[str, float]
@@ -52,3 +53,14 @@ def test_each_dialect_of_ours_is_compared_with_the_best_peer() -> None:
         "met",
         "**not met**",
     ]
+
+
+def test_who_comes_back_is_compared_with_the_best_peer() -> None:
+    figures = {row.figure: 3.0 for row in reconnect.ROWS}
+    servers = {name: figures | {"cpu": 2.0} for name in reconnect.NAMES}
+    servers["collab.v1"] = figures | {"cpu": 0.5}
+    servers["hocuspocus"] = figures | {"cpu": 1.0}
+    [found] = [
+        row for row in reconnect.table({"plain": servers}) if row.startswith("| server")
+    ]
+    assert found.endswith("| 0.5 | 2 | 2 | 2 | 2 | 1 | 0.5x |")
