@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .auth import Visitor, select_subprotocol
 from .connecting import connect
+from .connection import Connection
 from .dialects import native, yjs
 from .dialects.hocuspocus import Address
 from .dialects.native import Numbered
@@ -181,8 +183,108 @@ SLOWEST = 32 * 1024
 how much of it, so a large one is given the time it takes."""
 
 
-class _Socket:
-    """One connection. ASGI sends with an await, so each has a task that sends."""
+class Outlet(ABC):
+    """What one client is told. ASGI sends with an await, so each has a task for it."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.queue: deque[bytes] = deque()
+        self.queued = 0
+        self.full = False
+        self.deadline = 0.0
+        """When what is being sent must have left, if it is full."""
+        self.failure: CollabError | None = None
+        self.ended = False
+        self.finished = False
+        """Whether nothing will be added to the queue."""
+        self.wake = asyncio.Event()
+        self.connection: Connection
+
+    @abstractmethod
+    async def _pass(self, payload: bytes) -> None:
+        """Have the server send something.
+
+        Raises:
+            WebSocketDisconnect, RuntimeError, OSError: If the client is gone.
+        """
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End it soon."""
+
+    def _leave(self, spoke: int, goodbye: bool) -> None:
+        self.ended = True  # Whoever still fails has nothing to add.
+        self.hub.wheel.remove(self, spoke)
+        self.connection.close(goodbye)
+
+    async def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        before = 0  # Bytes that the server may still have.
+        try:
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                while self.queue:
+                    payload = self.queue.popleft()
+                    patience = (before + len(payload)) / SLOWEST
+                    self.deadline = loop.time() + self.hub.limits.slow_time + patience
+                    await self._pass(payload)
+                    before = len(payload)
+                    self.queued -= before
+                    if self.full and not self.queue:
+                        self.full = False
+                        self.hub.wheel.full.discard(self)
+                        self.connection.drained()
+                if self.finished:
+                    return
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            # Gone. What it said before is still to be heard, and then that it is gone.
+            self.connection.mute()
+        except CollabError as exc:
+            self.failure = exc
+            self._end()
+
+    # What a session and the hub call.
+
+    def write(self, encoded: Sequence[bytes]) -> None:
+        """Send messages, in order."""
+        self.queue.extend(encoded)
+        self.queued += sum(map(len, encoded))
+        self.wake.set()
+        if self.queued > self.hub.limits.slow_size and not self.full:
+            self.full = True
+            patience = asyncio.get_running_loop().time() + self.hub.limits.slow_time
+            self.deadline = max(self.deadline, patience)
+            self.hub.wheel.full.add(self)
+            self.connection.filled()
+
+    def refuse(self, error: CollabError) -> None:
+        """Close, and say why."""
+        self.failure = error
+        self._end()
+
+    def probe(self) -> None:  # noqa: B027
+        """Nothing to be done: pings are the server's."""
+
+    def beat(self) -> None:
+        """Say something that the client counts as a message."""
+        said = None if self.full else self.connection.beat()
+        if said is not None:
+            self.write([said])
+
+    def advise(self, after: float, window: float) -> None:
+        """Tell the client to move elsewhere, if it can be told."""
+        self.connection.advise(after, window)
+
+    def check_progress(self, now: float) -> None:
+        """Cut off a peer that stopped reading."""
+        if now > self.deadline and not self.ended:
+            logger.warning("%s: stopped reading; cutting it off", self.connection.peer)
+            self._end()
+
+
+class _Socket(Outlet):
+    """One WebSocket."""
 
     def __init__(
         self,
@@ -192,16 +294,8 @@ class _Socket:
         subprotocol: str | None,
         visitor: Visitor,
     ) -> None:
-        self.hub = hub
+        super().__init__(hub)
         self.websocket = websocket
-        self.queue: deque[bytes] = deque()
-        self.queued = 0
-        self.full = False
-        self.deadline = 0.0
-        """When what is being sent must have left, if it is full."""
-        self.failure: CollabError | None = None
-        self.ended = False
-        self.wake = asyncio.Event()
         self.connection = connect(hub, name, subprotocol, ENCODINGS, self, visitor)
 
     async def run(self) -> None:
@@ -231,11 +325,6 @@ class _Socket:
             self.connection.blame(self.failure)
             await self._close(self.failure)
 
-    def _leave(self, spoke: int, goodbye: bool) -> None:
-        self.ended = True  # Whoever still fails has nothing to add.
-        self.hub.wheel.remove(self, spoke)
-        self.connection.close(goodbye)
-
     async def _receive(self) -> None:
         limit = self.hub.limits.frame_size
         while True:
@@ -255,33 +344,11 @@ class _Socket:
             if waiting is not None:
                 await waiting
 
-    async def _send(self) -> None:
-        loop = asyncio.get_running_loop()
-        before = 0  # Bytes that the server may still have.
-        try:
-            while True:
-                await self.wake.wait()
-                self.wake.clear()
-                while self.queue:
-                    payload = self.queue.popleft()
-                    patience = (before + len(payload)) / SLOWEST
-                    self.deadline = loop.time() + self.hub.limits.slow_time + patience
-                    if isinstance(payload, Said):
-                        await self.websocket.send_text(payload.decode())
-                    else:
-                        await self.websocket.send_bytes(payload)
-                    before = len(payload)
-                    self.queued -= before
-                    if self.full and not self.queue:
-                        self.full = False
-                        self.hub.wheel.full.discard(self)
-                        self.connection.drained()
-        except (WebSocketDisconnect, RuntimeError):
-            # Gone. What it said before is still to be heard, and then that it is gone.
-            self.connection.mute()
-        except CollabError as exc:
-            self.failure = exc
-            self._end()
+    async def _pass(self, payload: bytes) -> None:
+        if isinstance(payload, Said):
+            await self.websocket.send_text(payload.decode())
+        else:
+            await self.websocket.send_bytes(payload)
 
     async def _close(self, error: CollabError) -> None:
         # The other end may have been faster.
@@ -293,41 +360,3 @@ class _Socket:
         if self.receiver is not None and not self.ended:
             self.ended = True
             self.receiver.cancel()
-
-    # What a session and the hub call.
-
-    def write(self, encoded: Sequence[bytes]) -> None:
-        """Send messages, in order."""
-        self.queue.extend(encoded)
-        self.queued += sum(map(len, encoded))
-        self.wake.set()
-        if self.queued > self.hub.limits.slow_size and not self.full:
-            self.full = True
-            patience = asyncio.get_running_loop().time() + self.hub.limits.slow_time
-            self.deadline = max(self.deadline, patience)
-            self.hub.wheel.full.add(self)
-            self.connection.filled()
-
-    def refuse(self, error: CollabError) -> None:
-        """Close, and say why."""
-        self.failure = error
-        self._end()
-
-    def probe(self) -> None:
-        """Nothing to be done: pings are the server's."""
-
-    def beat(self) -> None:
-        """Say something that the client counts as a message."""
-        said = None if self.full else self.connection.beat()
-        if said is not None:
-            self.write([said])
-
-    def advise(self, after: float, window: float) -> None:
-        """Tell the client to move elsewhere, if it can be told."""
-        self.connection.advise(after, window)
-
-    def check_progress(self, now: float) -> None:
-        """Cut off a peer that stopped reading."""
-        if now > self.deadline and not self.ended:
-            logger.warning("%s: stopped reading; cutting it off", self.connection.peer)
-            self._end()

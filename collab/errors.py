@@ -14,6 +14,8 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     ├── Unavailable                 4503 / 503
     ├── DocumentBroken              1011 / 500
     ├── DocumentGone                4404 / 404
+    ├── DocumentReplaced            4509 / 409
+    ├── RequestTooSlow              4408 / 408
     ├── NotKept                     4404 / 404
     ├── ImportFailed                1011 / 500, but nobody is connected
     ├── SentAway                    what another server said to a client of ours
@@ -190,6 +192,22 @@ class DocumentGone(CollabError):
 
     def __str__(self) -> str:
         return f"there is no document {self.name!r}: it was deleted, or never was"
+
+
+class DocumentReplaced(CollabError):
+    """Raised when what somebody has is of a document that was made anew since."""
+
+    close_code = 4509
+    http_status = 409
+    reason = "document was replaced"
+
+
+class RequestTooSlow(CollabError):
+    """Raised when a request doesn't come to its end in the time that it is given."""
+
+    close_code = 4408
+    http_status = 408
+    reason = "request took too long"
 
 
 class NotKept(CollabError):

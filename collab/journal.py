@@ -147,6 +147,11 @@ class Journal:
         while room.ledger.unsaved:
             await self._written.wait()
 
+    async def flush_up_to(self, room: Room, count: int) -> None:
+        """Wait until so many updates of a room were saved, or there are none."""
+        while room.ledger.saved < count and room.ledger.unsaved:
+            await self._written.wait()
+
     async def close(self, patience: float) -> None:
         """Stop the threads. What could not be written by then is not in the log, and
         is not tried again.

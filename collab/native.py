@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import TypeAlias
 
 from . import wire
-from .auth import Visitor
+from .auth import Grant, Visitor
 from .connection import Encodings, Transport, blame
 from .contents import finish
 from .dialects import native
@@ -37,6 +37,7 @@ from .messages import (
     Pong,
     Presence,
     Reconnect,
+    Resume,
     Synced,
     Token,
     Update,
@@ -44,9 +45,10 @@ from .messages import (
 from .notices import pass_on
 from .opening import SLICE, take_turns
 from .places import DENIAL, Place, Places
+from .presence import read_known
 from .recent import suffices
 from .room import Room
-from .session import Session
+from .session import Owner, Session
 from .splitting import PIECE, split
 from .updates import ACCEPTED, parse_steps
 
@@ -213,12 +215,8 @@ class NativeConnection(Places[int, Message, Berth]):
     # Opening.
 
     async def _open(self, place: Berth, message: Open) -> None:
-        place.name = check_name(message.name)
-        wire.read_state_vector(message.state_vector)  # Complain now, if at all.
-        if len(message.token) > MAX_TOKEN:
-            raise QuotaExceeded("bytes of a token", MAX_TOKEN)
-        attempt = self.visitor.attempt(place.name, message.token)
-        grant = await self.hub.door.admit(attempt)
+        grant = await self._let_in(place, message)
+        known = read_known(message.known) if isinstance(message, Resume) else None
         room = await self.hub.enter(place.name)
         if message.epoch and message.epoch == room.epoch:
             # Before it has a seat: from then on it counts as behind.
@@ -226,6 +224,7 @@ class NativeConnection(Places[int, Message, Berth]):
             room = await self.hub.enter(place.name)
         if place.leaving is not None:
             return
+        place.session.shared = self._owner(place, room)
         place.seat(room, grant)
         # What is shown from now on is what comes behind the pieces.
         room.fell_behind(place.session)
@@ -247,11 +246,28 @@ class NativeConnection(Places[int, Message, Berth]):
                 return
             encoded = room.welcome.encode_piece(session.encoding, piece)
             session.write(session.encoding.join([encoded]))
-        people = room.people.encode()
+        if known is None:
+            people = room.people.encode()
+        else:
+            people = room.people.encode_news(known, session.shared)
         if people is not None:
             session.send(Presence(people))
+        session.behind_presence = room.people.version
         session.synced = True
         await self._keep_up(place)
+
+    async def _let_in(self, place: Berth, message: Open) -> Grant:
+        """Decide whether somebody may open what they want to open."""
+        place.name = check_name(message.name)
+        wire.read_state_vector(message.state_vector)  # Complain now, if at all.
+        if len(message.token) > MAX_TOKEN:
+            raise QuotaExceeded("bytes of a token", MAX_TOKEN)
+        attempt = self.visitor.attempt(place.name, message.token)
+        return await self.hub.door.admit(attempt)
+
+    def _owner(self, place: Berth, room: Room) -> Owner | None:
+        """Whose a place is, if it isn't a client by itself."""
+        return None
 
     async def _missing(self, room: Room, message: Open) -> list[bytes]:
         """What the client lacks, in pieces; all that the room has now is in them."""

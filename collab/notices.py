@@ -1,6 +1,7 @@
 """What is said in a room beside the document: by an application, or one to another.
 
-It is delivered at most once, now or never: who is behind, or not here, misses it.
+It is delivered at most once, now or never: who is behind, or not here, misses it. Only
+who is asked for a token hears of that later, as access depends on the answer.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ def broadcast(room: Room, payload: str) -> None:
 def ask_for_tokens(room: Room) -> None:
     """Have everybody say again who they are, who can be asked."""
     asked = [s for s in _everybody(room) if s.mutual or s.numbered]
-    _tell(room, TokenWanted(TOKEN_TIME), asked)
+    for session in asked:
+        room.deliver(session, [TokenWanted(TOKEN_TIME)])
 
 
 def pass_on(room: Room, note: Note, author: Session) -> None:
     """Pass on what a session says to one user, or to all others."""
-    others = [s for s in _everybody(room) if s.numbered and s is not author]
+    owner = author.owner
+    others = [s for s in _everybody(room) if s.numbered and s.owner is not owner]
     if note.user:
         others = [s for s in others if s.who == note.user]
     _tell(room, Note(author.who, note.payload), others)

@@ -5,13 +5,14 @@ wins; a null state means gone. What is stored here was parsed by us and is spell
 us: a malformed state that is relayed as it came kills the message handler of every
 other client.
 
-A client id belongs to the session that announced it first, and leaves with it. Others
-can neither change nor remove it: their entries are dropped, without blame, because
-honest clients repeat what they hear (y-websocket sends back every change it receives,
-and a browser tab speaks for its siblings). But one who introduces itself with the id of
-a session that is connected may be the same client on a new connection, whose old one
-died without a goodbye. So the claim is kept for a while, the owner is probed, and if it
-turns out to be dead, the claim holds.
+A client id belongs to the session that announced it first, and leaves with it, or to an
+owner of several sessions (:mod:`collab.people`). Others can neither change nor remove
+it: their entries are dropped, without blame, because honest clients repeat what they
+hear (y-websocket sends back every change it receives, and a browser tab speaks for its
+siblings). But one who introduces itself with the id of a session that is connected may
+be the same client on a new connection, whose old one died without a goodbye. So the
+claim is kept for a while, the owner is probed, and if it turns out to be dead, the
+claim holds.
 
 Reference: y-protocols PROTOCOL.md, "Awareness protocol", and awareness.js.
 """
@@ -19,7 +20,7 @@ Reference: y-protocols PROTOCOL.md, "Awareness protocol", and awareness.js.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, Protocol, TypeVar
 
@@ -84,7 +85,8 @@ class Presence(Generic[Owner]):
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry[Owner]] = {}
-        self.changed: dict[int, None] = {}
+        self.changed: dict[int, Owner | None] = {}
+        """Whose entries changed, and who announced it; ``None`` if that was us."""
         self.version = 0
         self.told = 0
         """The version up to which changes were taken."""
@@ -228,7 +230,7 @@ class Presence(Generic[Owner]):
             if owner is not None:
                 owner.owned = tuple(id for id in owner.owned if id != client)
             self.claims.pop(client, None)
-        self.changed[client] = None
+        self.changed[client] = owner
 
     def orphan(self, owner: Owner, now: float) -> list[int]:
         """Take the ids from a session that is gone; return those without an heir.
@@ -290,18 +292,67 @@ class Presence(Generic[Owner]):
         self.told = self.version
         return wire.uint(len(encoded)) + b"".join(encoded)
 
-    def encode(self, since: int = 0) -> bytes | None:
+    def announces_all(self, owner: Owner) -> bool:
+        """Whether everything that changed since the last time was announced by one."""
+        return all(by is owner for by in self.changed.values())
+
+    def encode(self, since: int = 0, but: Owner | None = None) -> bytes | None:
         """Encode who is here, and who changed or left after a version.
 
         ``None`` if that is nobody. A newcomer has no use for those who left, so
-        version 0 is only those who are here.
+        version 0 is only those who are here. What ``but`` owns is left out.
         """
         encoded = [
             entry.encoded
             for entry in self.entries.values()
-            if entry.version > since and (entry.here or since)
+            if entry.version > since
+            and (entry.here or since)
+            and (but is None or entry.owner is not but)
         ]
-        return wire.uint(len(encoded)) + b"".join(encoded) if encoded else None
+        return _encode(encoded)
+
+    def encode_news(self, known: Mapping[int, int], but: Owner | None) -> bytes | None:
+        """Encode who is here, for somebody who knows others at some clocks.
+
+        Left out are those whose clocks are known, and what ``but`` owns. Who is known,
+        and not here, has left.
+        """
+        entries = self.entries
+        encoded = [
+            entry.encoded
+            for client, entry in entries.items()
+            if entry.here
+            and known.get(client) != entry.clock
+            and (but is None or entry.owner is not but)
+        ]
+        for client, clock in known.items():
+            entry = entries.get(client)
+            if entry is None or not entry.here:
+                last = clock if entry is None else max(clock, entry.clock)
+                encoded.append(wire.uint(client) + wire.uint(last) + wire.data(b"null"))
+        return _encode(encoded)
+
+
+def read_known(known: bytes) -> dict[int, int]:
+    """Read of whom somebody knows: clients, and their clocks.
+
+    Raises:
+        ProtocolError: If it is malformed, or there are more than :data:`MAX_ENTRIES`.
+    """
+    count, at = wire.read_uint(known, 0)
+    if count > MAX_ENTRIES:
+        raise ProtocolError(f"presence of {count} clients is known")
+    clocks = {}
+    for _ in range(count):
+        client, at = wire.read_uint(known, at)
+        clocks[client], at = wire.read_uint(known, at)
+    if at != len(known):
+        raise ProtocolError("bytes after the presence that is known")
+    return clocks
+
+
+def _encode(entries: Sequence[bytes]) -> bytes | None:
+    return wire.uint(len(entries)) + b"".join(entries) if entries else None
 
 
 def _own(owner: HasIds, client: int) -> bool:

@@ -15,8 +15,7 @@ transport drained, and then one diff from where it fell behind.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import TypeVar
 
 from . import wire
@@ -37,9 +36,9 @@ from .messages import (
     SyncStep2,
     Update,
 )
-from .presence import Presence as People
+from .people import People
 from .recent import Recent
-from .session import Encoding, Session
+from .session import Author, Encoding, Session, sessions_of
 from .updates import Parsed
 from .welcome import Welcome
 
@@ -51,9 +50,6 @@ PRESENCE_INTERVAL = 0.04
 CROWD = 50
 """Sessions above which presence is broadcast less often, in proportion: everybody tells
 everybody, and in a crowd nobody follows each step of each cursor."""
-
-GRACE = 5.0
-"""Seconds that a client without a goodbye stays visible, as it may be back at once."""
 
 MAX_MARKS = 64
 """Checkpoints of one session that wait to be confirmed; y-sweet says one every 2 s."""
@@ -75,17 +71,17 @@ class Room:
         """Asks for a call of :meth:`flush` after some seconds; 0 is this tick."""
         self.limits = limits or Limits()
         self.sessions: dict[Encoding, set[Session]] = {}
-        self.people: People[Session] = People()
+        self.people = People()
         self.broken = False
         """Whether the document must be rebuilt from the log before anything else."""
         self.busy = False
         """Whether it is at something that has pauses. What is said to it has to wait
         for the end: it would be in the middle of a large update."""
 
-        self.fresh: list[tuple[bytes, Session | None]] = []
+        self.fresh: list[tuple[bytes, Author | None]] = []
         """Updates since the last flush, and who need not be sent them."""
         self.lacking: list[Session] = []
-        self.early: dict[bytes, Session] = {}
+        self.early: dict[bytes, Author] = {}
         """Who sent what is parked: to them it would look like an acknowledgement."""
 
         self.document_id: int | None = None
@@ -103,7 +99,6 @@ class Room:
         self.ledger = Ledger()
 
         self.presence_due = 0.0
-        self.orphans: deque[tuple[float, list[int]]] = deque()
         self.empty_since: float | None = None
 
         self.welcome = Welcome()
@@ -126,6 +121,7 @@ class Room:
     def seat(self, session: Session) -> None:
         """Seat a session, and say nothing."""
         self.sessions.setdefault(session.encoding, set()).add(session)
+        self.people.join(session)
         self.empty_since = None
         if session.numbered and self.recent is None:
             self.recent = Recent(self.position)
@@ -139,11 +135,7 @@ class Room:
         if not seated:
             del self.sessions[session.encoding]
         session.lacking = False
-        orphans = self.people.orphan(session, now)
-        if goodbye:
-            self.people.remove(orphans, now)
-        elif orphans:
-            self.orphans.append((now + GRACE, orphans))
+        self.people.leave(session, now, goodbye)
         if self.people.changed:
             self._wake_presence(now)
         if not self.sessions:
@@ -275,13 +267,14 @@ class Room:
             self.broken = True
         if outcome is not Outcome.REPEATED:
             self.ledger.unsaved.append((update, session.who))
+            owner = session.owner
             for news in visible:
-                author = session if news is update else self.early.pop(news, None)
+                author = owner if news is update else self.early.pop(news, None)
                 self.fresh.append((news, author))
             if self.early and not self.document.parked:
                 self.early.clear()
             if outcome is Outcome.PARKED:
-                self.early[update] = session
+                self.early[update] = owner
                 if not session.lacking:
                     session.lacking = True
                     self.lacking.append(session)
@@ -310,11 +303,12 @@ class Room:
             self.wake(self, 0.0)
 
     def _announce(self, states: bytes, session: Session, now: float) -> None:
+        owner = session.owner
         if session.introduced:
-            self.people.apply(states, session)
+            self.people.apply(states, owner)
         else:
             session.introduced = True
-            if (rival := self.people.introduce(states, session, now)) is not None:
+            if (rival := self.people.introduce(states, owner, now)) is not None:
                 rival.probe()
         if self.people.changed:
             self._wake_presence(now)
@@ -414,9 +408,10 @@ class Room:
         fresh, self.fresh = self.fresh, []
         shown, self.shown = self.shown, self.position
         self.welcome.note(fresh)
+        shared = bool(self.people.owners)
         for encoding, sessions in self.sessions.items():
             encode = encoding.encode
-            if len(fresh) == 1:
+            if len(fresh) == 1 and not shared:
                 [(update, author)] = fresh
                 everything = encoding.join((encode(Update(update, shown)),))
                 for session in sessions:
@@ -426,40 +421,39 @@ class Room:
             encoded = [encode(Update(update, shown)) for update, _ in fresh]
             everything = encoding.join(encoded)
             authors = {author for _, author in fresh}
+            spared: Collection[Author | None] = authors
+            if shared:
+                spared = {session for a in authors for session in sessions_of(a)}
             for session in sessions:
                 if session.behind is not None:
                     continue
-                if session not in authors:
+                if session not in spared:
                     session.write(everything)
                     continue
+                owner = session.owner
                 others = [
                     piece
                     for piece, (_, author) in zip(encoded, fresh, strict=True)
-                    if author is not session
+                    if author is not owner
                 ]
                 if others:
                     session.write(encoding.join(others))
 
     def _flush_presence(self, now: float) -> None:
         self.presence_due = now + PRESENCE_INTERVAL * max(1.0, len(self) / CROWD)
+        unmoved = self.people.unmoved()
         states = self.people.take_changes()
         assert states is not None
-        self.tell(Presence(states))
-
-    def tell(self, message: Message) -> None:
-        """Send something to everybody, except who is behind."""
+        message = Presence(states)
         for encoding, sessions in self.sessions.items():
             encoded = encoding.join([encoding.encode(message)])
             for session in sessions:
-                if session.behind is None:
+                if session.behind is None and session not in unmoved:
                     session.write(encoded)
 
     def expire(self, now: float) -> None:
         """Let go of those whose grace is over. To be called every second or so."""
-        while self.orphans and self.orphans[0][0] <= now:
-            _, clients = self.orphans.popleft()
-            self.people.remove(clients, now)
-        self.people.forget(now)
+        self.people.expire(now)
         self.welcome.expire()
         if self.people.changed:
             self._wake_presence(now)
@@ -544,7 +538,7 @@ class Room:
         session.behind_presence = self.people.told
         # The document has what is still to be flushed, so that no diff would.
         for update, author in self.fresh:
-            if author is not session:
+            if author is not session.owner:
                 # Not counted: it is nothing that the session has brought about.
                 session.owed.append(session.encoding.encode(Update(update)))
 
@@ -593,7 +587,7 @@ class Room:
             session.lacking = False
             question = SyncStep1(self.document.state_vector())
             pieces.append(encoding.encode(question))
-        people = self.people.encode(session.behind_presence)
+        people = self.people.encode(session.behind_presence, but=session.shared)
         if people is not None and session.behind_presence < self.people.version:
             pieces.append(encoding.encode(Presence(people)))
         if pieces:

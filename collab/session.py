@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from .errors import CollabError, Unavailable
 from .messages import Message, Saved
@@ -40,6 +40,27 @@ class Encoding(Protocol):
         """Make one write of several encoded messages."""
 
 
+class Owner:
+    """One client that has several sessions, beside or behind each other.
+
+    It has client ids and says things, as a session does that is a client by itself.
+    """
+
+    __slots__ = ("left", "owned", "sessions")
+
+    def __init__(self) -> None:
+        self.owned: tuple[int, ...] = ()
+        self.sessions: set[Session] = set()
+        """Those that are in the room."""
+        self.left = 0.0
+        """When the last one left, if there is none."""
+
+    def probe(self) -> None:
+        """Ask for a sign of life."""
+        for session in self.sessions:
+            session.probe()
+
+
 class Session:
     """A client's seat in a room."""
 
@@ -65,6 +86,7 @@ class Session:
         "owned",
         "probe",
         "reader",
+        "shared",
         "synced",
         "talks",
         "told",
@@ -117,6 +139,8 @@ class Session:
         self.told = False
         """Whether it was told that something was not taken: it may only read."""
         self.owned: tuple[int, ...] = ()
+        self.shared: Owner | None = None
+        """Whose session it is, if it isn't a client by itself."""
         self.introduced = False
         """Whether what it says of others' presence may be an echo."""
         self.answered = False
@@ -135,6 +159,11 @@ class Session:
         self.owed_before = 0
         """How many of these are from before it asked last."""
         self.owed_size = 0
+
+    @property
+    def owner(self) -> Author:
+        """Who says what comes from it."""
+        return self if self.shared is None else self.shared
 
     def asks(self) -> None:
         """Note that it asks what it lacks.
@@ -182,3 +211,14 @@ class Session:
         """Write messages at once."""
         encode = self.encoding.encode
         self.write(self.encoding.join([encode(message) for message in messages]))
+
+
+Author: TypeAlias = Session | Owner
+"""Who says something, as others see it."""
+
+
+def sessions_of(author: Author | None) -> Collection[Session]:
+    """The sessions in which nothing is news that an author says."""
+    if author is None:
+        return ()
+    return author.sessions if isinstance(author, Owner) else (author,)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .document import EMPTY, LARGE_STATE, Document
 from .messages import Message, Piece, SyncStep2, Update
-from .session import Encoding, Session
+from .session import Author, Encoding, Session
 
 RECENT = 64 * 1024
 """Bytes of updates that joiners are sent behind a state that was encoded before..."""
@@ -34,7 +34,7 @@ class Welcome:
         self._pieces: dict[tuple[Encoding, bytes], bytes] = {}
         self.pieces: list[bytes] | None = None
         """The state in pieces, if somebody wanted it so."""
-        self._recent: list[tuple[bytes, Session | None]] = []
+        self._recent: list[tuple[bytes, Author | None]] = []
         self.recent_size = 0
 
     def ready(self, encoding: Encoding) -> bool:
@@ -62,7 +62,7 @@ class Welcome:
         if state is self.state:
             self.pieces = pieces
 
-    def parts(self, fresh: Sequence[tuple[bytes, Session | None]]) -> list[bytes]:
+    def parts(self, fresh: Sequence[tuple[bytes, Author | None]]) -> list[bytes]:
         """The document in pieces that build upon each other."""
         assert self.pieces is not None
         self._used = True
@@ -79,7 +79,7 @@ class Welcome:
                 self._pieces[key] = encoded
         return encoding.seal(encoded)
 
-    def note(self, fresh: Sequence[tuple[bytes, Session | None]]) -> None:
+    def note(self, fresh: Sequence[tuple[bytes, Author | None]]) -> None:
         """Add what happened since, with who need not be sent it."""
         if self.state is None:
             return
@@ -106,7 +106,7 @@ class Welcome:
         self,
         document: Document,
         session: Session,
-        fresh: Sequence[tuple[bytes, Session | None]],
+        fresh: Sequence[tuple[bytes, Author | None]],
         unsaved: bool,
     ) -> list[bytes]:
         """Encode the document for a session that has nothing, the large part first.

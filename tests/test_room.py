@@ -34,7 +34,8 @@ from collab.messages import (
     Update,
 )
 from collab.notices import broadcast
-from collab.room import GRACE, MAX_MARKS, PRESENCE_INTERVAL, Room
+from collab.people import GRACE
+from collab.room import MAX_MARKS, PRESENCE_INTERVAL, Room
 from collab.session import Session
 from collab.updates import parse
 from collab.welcome import RECENT
