@@ -20,6 +20,7 @@ from .auth import Authorize
 from .history import Retention
 from .hub import Hub, OnStateless
 from .limits import Limits
+from .polling import Polling
 from .store import Store
 
 DEMO = Path(str(files("collab"))) / "static" / "demo"
@@ -107,6 +108,7 @@ class Collab:
         routes: list[BaseRoute] = [
             Route("/ws", self._not_upgraded),
             Route("/ws/{name:path}", self._not_upgraded),
+            Polling(self.hub).route(),
             Route("/livez", self._live),
             Route("/readyz", self._ready),
         ]

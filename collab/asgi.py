@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -126,8 +127,8 @@ ENCODINGS = PayloadEncodings()
 
 async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
     """Serve one client, from its handshake to its end."""
-    client = websocket.client
-    peer = f"{client.host}:{client.port}" if client else "unknown"
+    offered = websocket.scope.get("subprotocols") or ()
+    visitor = visitor_of(websocket, offered)
     try:
         name = _document_name(websocket.scope)
         if name is None:
@@ -135,16 +136,21 @@ async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
             return
         hub.check()
     except CollabError as exc:
-        logger.info("refusing %s: %s", peer, exc)
+        logger.info("refusing %s: %s", visitor.peer, exc)
         headers = {"Retry-After": "5"} if isinstance(exc, Unavailable) else None
         await _refuse(websocket, exc.http_status, exc.reason, headers)
         return
-    offered = websocket.scope.get("subprotocols") or ()
-    query = websocket.scope.get("query_string", b"").decode("latin-1")
-    visitor = Visitor.of(peer, websocket.headers.items(), query, offered)
     chosen = select_subprotocol(offered)
     await websocket.accept(subprotocol=chosen)
     await _Socket(hub, websocket, name, chosen, visitor).run()
+
+
+def visitor_of(connection: HTTPConnection, offered: Sequence[str] = ()) -> Visitor:
+    """What a request says of who comes."""
+    client = connection.client
+    peer = f"{client.host}:{client.port}" if client else "unknown"
+    query = connection.scope.get("query_string", b"").decode("latin-1")
+    return Visitor.of(peer, connection.headers.items(), query, offered)
 
 
 def _document_name(scope: Scope) -> str | None:

@@ -6,6 +6,7 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     ├── ProtocolError               4400 / 400
     │   ├── FrameTooBig             1009 / 413
     │   ├── WrongDialect            4400 / 400
+    │   ├── BadRequest              4400 / 400
     │   └── BadName                 4400 / 400
     ├── AccessDenied                4403 / 403
     ├── NothingOpened               4408 / 408
@@ -66,6 +67,16 @@ class FrameTooBig(ProtocolError):
 
 class WrongDialect(ProtocolError):
     """Raised when a client speaks another dialect than its URL says."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class BadRequest(ProtocolError):
+    """Raised when an HTTP request is not as it must be, for a reason in a sentence."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

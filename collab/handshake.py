@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import ref
 
 from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -53,6 +55,10 @@ def read_visitor(request: Request, peer: str) -> Visitor:
     return Visitor.of(peer, request.headers.raw_items(), query, offered)
 
 
+EXTENSION = "collab.http"
+"""Under which a request knows the connection that it came on."""
+
+
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, which forgets what arrives together with an upgrade request.
 
@@ -61,7 +67,10 @@ class Http(HttpToolsProtocol):
     """
 
     _unfinished = 0
-    """Bytes of a request that is not complete, but for its body."""
+    """Bytes of a request that is not complete, since its body went on."""
+
+    stopping: Callable[[], object] | None = None
+    """Called when the server stops, by whom a response is under way that takes long."""
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
@@ -72,13 +81,24 @@ class Http(HttpToolsProtocol):
         if self._unfinished > MAX_HEAD and self.transport.get_protocol() is self:
             self.transport.close()
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # Weak: they would refer to each other.
+        self.scope["extensions"] = {EXTENSION: ref(self)}  # type: ignore[dict-item]
+
     def on_body(self, body: bytes) -> None:
-        self._unfinished -= len(body)
+        self._unfinished = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unfinished = 0
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Let go of the connection, once its response has ended."""
+        super().shutdown()
+        if self.stopping is not None:
+            self.stopping()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and what has arrived of it."""
@@ -91,3 +111,9 @@ class Http(HttpToolsProtocol):
             protocol = self.transport.get_protocol()
             assert isinstance(protocol, asyncio.Protocol)
             protocol.data_received(rest)
+
+
+def http_of(scope: Mapping[str, Any]) -> Http | None:
+    """The connection that a request came on, if it is ours."""
+    found = (scope.get("extensions") or {}).get(EXTENSION)
+    return found() if isinstance(found, ref) else None

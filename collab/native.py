@@ -61,6 +61,9 @@ MAX_TOKEN = 8 * 1024
 FEW = 64
 """Messages of a frame that are taken at once; the others in turns."""
 
+NOTHING = b"\x00\x00"
+"""An update that says nothing."""
+
 SIGN = wire.uint(0) + native.encode(Pong(0))
 """What is said as a sign of life."""
 
@@ -231,6 +234,8 @@ class NativeConnection(Places[int, Message, Berth]):
         place.session.owed.clear()
         position, vector = room.position, room.document.state_vector()
         pieces = await self._missing(room, message)
+        if known is not None and pieces == [NOTHING]:
+            pieces = []
         size = sum(map(len, pieces))
         session = place.session
         session.send(Opened(session.reader, room.epoch, position, size, vector))

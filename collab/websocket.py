@@ -29,6 +29,7 @@ from .handshake import EXTENSIONS, encodings, read_visitor, select
 from .hub import Hub
 from .opening import SLICE
 from .sockets import unsent
+from .wheel import MOVING
 
 try:
     from websockets.speedups import apply_mask
@@ -43,9 +44,6 @@ quiet.setLevel(logging.CRITICAL)
 
 CLOSE_TIME = 5.0
 """Seconds that the other end has to answer a close frame, or a probe."""
-
-MOVING = 2.0
-"""Seconds more that a client has that moves elsewhere, to have everything there."""
 
 MAX_FRAGMENTS = 4096
 """Frames of one message."""

@@ -11,6 +11,9 @@ PACE = 0.01
 """...at most; and between two of them, if there are few: whoever goes comes back
 elsewhere, and all at once they would be a storm."""
 
+MOVING = 2.0
+"""Seconds more that a client has that moves elsewhere, to have everything there."""
+
 
 class Beating(Protocol):
     """What is done for connections."""

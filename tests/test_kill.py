@@ -13,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from http.client import HTTPConnection, HTTPException
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
@@ -23,9 +24,9 @@ import pytest
 from collab import wire
 from collab.document import Document
 from collab.store import Store
-from tests import servers
+from tests import native, polls, servers
 from tests.databases import DatabaseServer
-from tests.peers import BINARY, Editor, Raw, edit, enter, insert
+from tests.peers import BINARY, PATIENCE, Editor, Raw, edit, enter, insert
 
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(2**32)))
 KILLS = int(os.environ.get("KILLS", "50"))
@@ -44,11 +45,12 @@ class Writer:
         self.room = room
         self.client = client
         self.chance = chance
-        self.raw: Raw = enter(port, f"/ws/{room}")
+        self.port = port
         self.clock = 0
         self.sent = 0
         self.acknowledged: set[str] = set()
         self.acknowledged_clock = 0
+        self._connect()
         self.thread = threading.Thread(target=self._write, daemon=True)
         self.thread.start()
 
@@ -56,23 +58,63 @@ class Writer:
         try:
             while True:
                 self._burst(self.chance.choice([1, 1, 2, 10, 100, 300]))
-        except (OSError, EOFError):
-            self.raw.socket.close()
+        except (OSError, EOFError, HTTPException):
+            self._close()
+
+    def _connect(self) -> None:
+        self.raw: Raw = enter(self.port, f"/ws/{self.room}")
+
+    def _close(self) -> None:
+        self.raw.socket.close()
 
     def _burst(self, count: int) -> None:
-        unsaved: dict[bytes, tuple[str, int]] = {}
-        for _ in range(count):
-            word = f"{self.client}:{self.sent}:{'x' * self.chance.choice([0, 5, 2000])}"
-            message = edit(insert(self.client, f"{word};", self.clock))
-            self.clock += len(word) + 1
-            self.sent += 1
-            unsaved[message] = word, self.clock
+        unsaved = {
+            edit(update): (word, clock) for update, word, clock in self._make(count)
+        }
         self.raw.say(*unsaved)
         while unsaved:
-            word, clock = unsaved.pop(self.raw.hear(), ("", 0))
-            if word:
-                self.acknowledged.add(word)
-                self.acknowledged_clock = max(self.acknowledged_clock, clock)
+            made = unsaved.pop(self.raw.hear(), None)
+            if made is not None:
+                self._acknowledge(*made)
+
+    def _make(self, count: int) -> Iterator[tuple[bytes, str, int]]:
+        """Updates, what they add, and the clocks behind them."""
+        for _ in range(count):
+            word = f"{self.client}:{self.sent}:{'x' * self.chance.choice([0, 5, 2000])}"
+            update = insert(self.client, f"{word};", self.clock)
+            self.clock += len(word) + 1
+            self.sent += 1
+            yield update, word, self.clock
+
+    def _acknowledge(self, word: str, clock: int) -> None:
+        self.acknowledged.add(word)
+        self.acknowledged_clock = max(self.acknowledged_clock, clock)
+
+
+class Pusher(Writer):
+    """The same over HTTP, in pushes."""
+
+    def _connect(self) -> None:
+        self.http = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        self.number = 0
+
+    def _close(self) -> None:
+        self.http.close()
+
+    def _burst(self, count: int) -> None:
+        unsaved: dict[int, tuple[str, int]] = {}
+        said = []
+        for update, word, clock in self._make(count):
+            self.number += 1
+            unsaved[self.number] = word, clock
+            said.append(native.edit(self.number, update))
+        body = polls.head() + polls.on(1, native.opening(self.room), *said)
+        self.http.request("POST", "/api/sync/push", body, dict([polls.TYPE]))
+        answer = self.http.getresponse().read()
+        for _, (name, *values) in polls.read_frames(answer):
+            assert name == "Saved"
+            for number in [number for number in unsaved if number <= values[0]]:
+                self._acknowledge(*unsaved.pop(number))
 
 
 def compacting(server: servers.Server) -> bool:
@@ -135,7 +177,12 @@ class Promises:
                 assert not lost, f"{room}: {len(lost)} words, such as {min(lost)}"
 
 
-def kill_often(server: servers.Server, kills: int, chance: random.Random) -> int:
+def kill_often(
+    server: servers.Server,
+    kills: int,
+    chance: random.Random,
+    kind: type[Writer] = Writer,
+) -> int:
     """Kill a server while it is written to; return how often it made snapshots then."""
     promises = Promises()
     interrupted = 0
@@ -145,7 +192,7 @@ def kill_often(server: servers.Server, kills: int, chance: random.Random) -> int
         writers = []
         for room in rooms * WRITERS:
             nature = random.Random(chance.random())
-            writers.append(Writer(server.port, room, next(clients), nature))
+            writers.append(kind(server.port, room, next(clients), nature))
         # The moment is what the test is about: any, and as a snapshot is made.
         if number % 2:
             sleep(chance.choice([0.04, 0.6, 1.5]) * chance.random())
@@ -200,6 +247,14 @@ def test_nor_is_it_in_another_database(
     url = database.create_database()
     with servers.running(tmp_path, database=url) as server:
         kill_often(server, KILLS // 8, random.Random(SEED))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nor_is_it_if_it_was_pushed_over_http(tmp_path: Path) -> None:
+    print(f"KILL_SEED={SEED} KILLS={KILLS}")
+    with servers.running(tmp_path) as server:
+        kill_often(server, KILLS // 4, random.Random(SEED), Pusher)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

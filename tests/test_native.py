@@ -73,7 +73,9 @@ def read(fields: dict[str, Any], sender: str) -> Message:
                 given["epoch"],
                 given["position"],
             )
-            return Open(*opening) if kind == "Open" else Resume(*opening, given["known"])
+            return (
+                Open(*opening) if kind == "Open" else Resume(*opening, given["known"])
+            )
         case "Close", _:
             return Left()
         case "Update", "client":

@@ -21,66 +21,18 @@ from collab.limits import Limits
 from collab.native import MAX_NOTE, NativeConnection
 from collab.places import DENIAL
 from collab.store import Append, Store
+from tests.native import HELLO, edit, opening, read_frame
 from tests.peers import data, insert, uint
 from tests.vectors import history
 
 FIRST, SECOND, THIRD, FOURTH = history("reorder")
 NOTHING = b"\x00\x00"
 ENCODINGS = PayloadEncodings()
-HELLO = b"\x00\x00" + data(b"test/1")
 
 
 async def authorize(attempt: Attempt) -> Grant | None:
     access, _, user = attempt.token.partition(":")
     return Grant(user, Access(access)) if access in ("read", "write") else None
-
-
-def read_uint(frame: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = frame[at]
-        at += 1
-        number |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return number, at
-
-
-def read_data(frame: bytes, at: int) -> tuple[bytes, int]:
-    size, at = read_uint(frame, at)
-    return frame[at : at + size], at + size
-
-
-FIELDS = {
-    0: ("Opened", "uduud"),
-    1: ("Closed", "ud"),
-    2: ("Update", "ud"),
-    3: ("Presence", "d"),
-    4: ("Message", "dd"),
-    5: ("TokenWanted", "u"),
-    6: ("Piece", "d"),
-    7: ("Synced", "u"),
-    8: ("Saved", "uu"),
-    9: ("Refused", "ud"),
-    10: ("Access", "u"),
-    11: ("Question", "d"),
-}
-
-
-def read(frame: bytes) -> list[tuple[Any, ...]]:
-    """The messages of a frame, each behind its channel."""
-    messages: list[tuple[Any, ...]] = []
-    at = 0
-    while at < len(frame):
-        number, at = read_uint(frame, at)
-        kind, at = read_uint(frame, at)
-        name, fields = FIELDS[kind]
-        values: list[Any] = [number, name]
-        for field in fields:
-            value, at = (read_uint if field == "u" else read_data)(frame, at)
-            values.append(value)
-        messages.append(tuple(values))
-    return messages
 
 
 class Client:
@@ -126,9 +78,9 @@ class Client:
         heard: list[tuple[Any, ...]] = []
         rest: list[bytes] = []
         for frame in self.frames:
-            for number, *values in read(frame):
+            for number, message in read_frame(frame):
                 if number == channel:
-                    heard.append(tuple(values))
+                    heard.append(message)
                 else:
                     rest.append(frame)
         self.frames = rest
@@ -139,21 +91,6 @@ async def until(happened: Callable[[], object]) -> None:
     async with asyncio.timeout(60):
         while not happened():
             await asyncio.sleep(0)
-
-
-def opening(
-    name: str = "d",
-    vector: bytes = b"\x00",
-    epoch: bytes = b"",
-    position: int = 0,
-    token: bytes = b"",
-) -> bytes:
-    spelled = b"\x00" + data(name.encode()) + data(token)
-    return spelled + data(vector) + data(epoch) + uint(position)
-
-
-def edit(sequence: int, update: bytes) -> bytes:
-    return b"\x02" + uint(sequence) + data(update)
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ from collab.store import Append, Store
 from collab.tidying import DAY, tidy
 from tests import crafted, servers
 from tests.databases import DatabaseServer
+from tests.native import HELLO, edit, opening, read_frame
 from tests.peers import PATIENCE, insert, uint
-from tests.test_native_connection import HELLO, Client, edit, opening, read, until
+from tests.test_native_connection import Client, until
 from tests.traces import generate
 from tests.vectors import history
 
@@ -336,7 +337,7 @@ class Socket:
             frame = self.socket.recv(PATIENCE)
             assert isinstance(frame, bytes)
             self.octets += len(frame)
-            heard += [tuple(values) for at, *values in read(frame) if at == 1]
+            heard += [values for at, values in read_frame(frame) if at == 1]
         return heard
 
 
