@@ -6,7 +6,7 @@ import {
   removeAwarenessStates,
   type Awareness,
 } from "y-protocols/awareness";
-import { ProtocolError, readClients } from "./wire.js";
+import { ProtocolError, readStates } from "./wire.js";
 
 /** Milliseconds that others stay visible while the connection is lost. */
 export const GRACE = 5_000;
@@ -31,14 +31,18 @@ export class Presence {
 
   /** Take what the server says, and return whom it is about. */
   hear(states: Uint8Array): number[] {
-    let clients;
+    let heard;
     try {
-      clients = readClients(states);
+      heard = readStates(states);
     } catch {
       throw new ProtocolError("presence is malformed");
     }
-    applyAwarenessUpdate(this.awareness, states, this);
-    return clients;
+    const { clientID } = this.awareness;
+    const forgotten = heard.some(({ client, here }) => client === clientID && !here);
+    // We weren't heard for a while; what is said of nobody else is not for the application.
+    if (!forgotten || heard.length > 1) applyAwarenessUpdate(this.awareness, states, this);
+    if (forgotten) this.renew();
+    return heard.map(({ client }) => client);
   }
 
   /** Note that others can't be heard any more; they fade after {@link GRACE}. */

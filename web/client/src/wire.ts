@@ -28,6 +28,7 @@ const CLIENT = {
   connection: [
     ["Hello", { client: "text" }],
     ["Ping", { number: "uint" }],
+    ["Identity", { key: "data" }],
   ],
   document: [
     [
@@ -39,6 +40,17 @@ const CLIENT = {
     ["Presence", { states: "data" }],
     ["Message", { user: "text", payload: "data" }],
     ["Token", { token: "text" }],
+    [
+      "Resume",
+      {
+        name: "text",
+        token: "text",
+        vector: "data",
+        epoch: "text",
+        position: "uint",
+        known: "data",
+      },
+    ],
   ],
 } as const satisfies Tables;
 
@@ -48,6 +60,7 @@ const SERVER = {
     ["Welcome", { version: "uint", connection: "text", heartbeat: "uint", size: "uint" }],
     ["Pong", { number: "uint" }],
     ["Reconnect", { after: "uint", window: "uint" }],
+    ["Ended", { code: "uint", reason: "text" }],
   ],
   document: [
     [
@@ -135,14 +148,22 @@ export function joinMessages(messages: readonly Uint8Array[]): Uint8Array {
   return frame;
 }
 
-/** Read whom a presence update of y-protocols is about, and check that it is whole. */
-export function readClients(states: Uint8Array): number[] {
+/** What a presence update of y-protocols says of one client. */
+export interface ClientState {
+  client: number;
+  clock: number;
+  /** Whether they are here, or have left. */
+  here: boolean;
+}
+
+/** Read whom a presence update is about, and check that it is whole. */
+export function readStates(states: Uint8Array): ClientState[] {
   const reader = new Reader(states);
   const clients = [];
   for (let count = reader.uint(); count > 0; count -= 1) {
-    clients.push(reader.uint());
-    reader.uint();
-    JSON.parse(reader.text());
+    const client = reader.uint();
+    const clock = reader.uint();
+    clients.push({ client, clock, here: JSON.parse(reader.text()) !== null });
   }
   if (!reader.ended) throw new ProtocolError("octets after the presence");
   return clients;

@@ -24,7 +24,8 @@ async function bundle(code: string, external: string[]): Promise<string> {
         write: false,
         minify: true,
         lib: { entry, formats: ["es"] },
-        rolldownOptions: { external },
+        // Said twice, as Vite leaves the blanks in what it takes for a library.
+        rolldownOptions: { external, output: { minify: true } },
       },
     })) as Rolldown.RolldownOutput[];
     return output

@@ -4,7 +4,7 @@ import {
   joinMessages,
   ProtocolError,
   readClientFrame,
-  readClients,
+  readStates,
   readServerFrame,
   writeClientMessage,
   writeServerMessage,
@@ -29,7 +29,7 @@ const { frames, malformed } = JSON.parse(
 ) as { frames: Frame[]; malformed: Frame[] };
 
 /** The fields that are bytes, and stand as hexadecimal in the vectors. */
-const DATA = new Set(["vector", "update", "states", "payload"]);
+const DATA = new Set(["vector", "update", "states", "payload", "key", "known"]);
 
 function bytes(hex: string): Uint8Array {
   return new Uint8Array(Buffer.from(hex, "hex"));
@@ -115,13 +115,13 @@ describe("presence", () => {
   const states = frames.find(({ name }) => name === "presence")!.message!["states"];
 
   it("says whom it is about", () => {
-    expect(readClients(bytes(states as string))).toEqual([300]);
+    expect(readStates(bytes(states as string))).toEqual([{ client: 300, clock: 1, here: true }]);
   });
 
   it.each(["", "01", "0101", "010101", "01010102ff", "0101010161", "0001"])(
     "is refused if it is not whole: %s",
     (hex) => {
-      expect(() => readClients(bytes(hex))).toThrow();
+      expect(() => readStates(bytes(hex))).toThrow();
     },
   );
 });
