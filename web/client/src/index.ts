@@ -16,4 +16,5 @@ export {
 } from "./document.js";
 export type { CollabError } from "./retry.js";
 export type { Kept, Persistence, Shelf } from "./shelf.js";
+export { httpStream, longPolling, serverSentEvents } from "./http.js";
 export { webSocket, type Carrier, type Handlers, type Transport } from "./transport.js";

@@ -1,5 +1,11 @@
 /** What carries frames between a client and a server, and the WebSocket that does. */
 
+/**
+ * The code with which a transport ends if it can't work on this network, and another one
+ * may: whoever is in between keeps back what the server says.
+ */
+export const UNFIT = 3406;
+
 /** What a transport tells of one connection. */
 export interface Handlers {
   /** Frames can be sent from now on. */
@@ -22,8 +28,10 @@ export interface Carrier {
 
 /** A way to connect. */
 export interface Transport {
-  /** For people: `websocket`. */
+  /** For people, and for logs: `websocket`, `http-stream`, `events`, `polling`. */
   readonly name: string;
+  /** Whether it does without WebSockets, at the address of the fallback. */
+  readonly isHttp?: boolean;
   open(url: string, handlers: Handlers): Carrier;
 }
 
@@ -38,7 +46,7 @@ export const webSocket: Transport = {
   name: "websocket",
 
   open(url, handlers) {
-    const socket = new WebSocket(url, SUBPROTOCOL);
+    const socket = new WebSocket(url.replace(/^http/, "ws"), SUBPROTOCOL);
     socket.binaryType = "arraybuffer";
     let over = false;
 

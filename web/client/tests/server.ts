@@ -35,7 +35,7 @@ export class Room {
 }
 
 /** A client's place in a document: a channel of a connection. */
-class Place {
+export class Place {
   readonly line: Line;
   readonly channel: number;
   readonly room: Room;
@@ -195,7 +195,7 @@ export class Server {
         saved.set(from, sequence);
       }
       for (const [place, sequence] of saved) {
-        if (this.mute || !room.places.has(place)) continue;
+        if (this.mute || place.line.places.get(place.channel) !== place) continue;
         place.send(8, (to) => {
           encoding.writeVarUint(to, sequence);
           encoding.writeVarUint(to, room.log.length);
@@ -252,7 +252,7 @@ export class Server {
     }
   }
 
-  private receive(line: Line, frame: Uint8Array): void {
+  receive(line: Line, frame: Uint8Array): void {
     line.frames.push(frame);
     const from = decoding.createDecoder(frame);
     while (decoding.hasContent(from)) {
@@ -331,11 +331,12 @@ export class Server {
     }
   }
 
-  private open(
+  open(
     line: Line,
     channel: number,
     room: Room,
     asked: { token: string; vector: Uint8Array; epoch: string; position: number },
+    known: Map<number, number> | null = null,
   ): void {
     if (room.closing !== null) {
       const code = room.closing;
@@ -346,8 +347,15 @@ export class Server {
       return;
     }
     const place = new Place(line, channel, room, asked.token);
+    const before = line.places.get(channel);
     line.places.set(channel, place);
     room.places.add(place);
+    if (before !== undefined) {
+      // The same client, over HTTP: what it announced and waits for is its own.
+      room.places.delete(before);
+      for (const state of room.states.values()) if (state.owner === before) state.owner = place;
+      for (const one of room.fresh) if (one.from === before) one.from = place;
+    }
 
     const theirs = Y.decodeStateVector(asked.vector);
     const covers = (vector: Uint8Array): boolean =>
@@ -371,12 +379,13 @@ export class Server {
       encoding.writeVarUint(to, pieces.reduce((sum, piece) => sum + piece.length, 0));
       encoding.writeVarUint8Array(to, Y.encodeStateVector(room.doc));
     });
-    if (room.states.size > 0) {
-      const states = [...room.states].map(
-        ([client, { clock, state }]): State => [client, clock, state],
-      );
-      place.send(3, (to) => writeStates(to, states));
+    const states = [...room.states]
+      .filter(([client, { clock }]) => known?.get(client) !== clock)
+      .map(([client, { clock, state }]): State => [client, clock, state]);
+    for (const [client, clock] of known ?? []) {
+      if (!room.states.has(client)) states.push([client, clock, "null"]);
     }
+    if (states.length > 0) place.send(3, (to) => writeStates(to, states));
     for (const piece of pieces) {
       place.send(6, (to) => encoding.writeVarUint8Array(to, piece));
     }
