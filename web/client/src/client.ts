@@ -1,6 +1,8 @@
 /** The connection to a server, shared by all documents: when there is one, and which. */
 
 import { ObservableV2 } from "lib0/observable";
+import { Choice, PROBE } from "./choice.js";
+import { httpStream, longPolling, serverSentEvents } from "./http.js";
 import { Link, type Owner } from "./link.js";
 import { backOff, readCode, type CollabError } from "./retry.js";
 import { webSocket, type Transport } from "./transport.js";
@@ -28,27 +30,39 @@ export interface Tabs {
 }
 
 export interface ClientOptions {
-  /** The server's address, such as `wss://example.org/ws`. */
+  /** The server's address, such as `wss://example.org/ws`; `https:` means the same. */
   url: string;
+  /** Where it is without WebSockets; by default, `/api/sync` in the place of `/ws`. */
+  fallbackUrl?: string;
   /** By default empty: then what the handshake says counts, such as a cookie. */
   token?: Token;
   /** Whether to connect as soon as there is a document; by default, true. */
   connect?: boolean;
-  /** By default, {@link webSocket}. */
-  transport?: Transport;
+  /**
+   * What carries the frames, or several in the order in which to try them. By default,
+   * {@link webSocket}, and where that is blocked {@link httpStream},
+   * {@link serverSentEvents} or {@link longPolling}.
+   */
+  transport?: Transport | readonly Transport[];
   /** By default, each tab is on its own. */
   tabs?: Tabs;
   /** By default, `Math.random`: numbers from 0 to below 1, that spread attempts. */
   random?: () => number;
+  /** @internal Milliseconds until the first transport is tried again beside another. */
+  probe?: number;
 }
 
 /** What happens to a {@link CollabClient}. */
 export type ClientEvents = {
   status: (status: Status, client: CollabClient) => void;
+  /** What carries the frames is another one from now on. */
+  transport: (name: string, client: CollabClient) => void;
 };
 
 /** Milliseconds that a connection outlives its last document. */
 const IDLE = 1_000;
+
+const ALL = [webSocket, httpStream, serverSentEvents, longPolling];
 
 export class CollabClient extends ObservableV2<ClientEvents> {
   readonly url: string;
@@ -66,7 +80,11 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   link: Link | null = null;
 
   private token: Token;
-  private readonly transport: Transport;
+  private readonly fallbackUrl: string;
+  private readonly choice: Choice;
+  private readonly probe: number;
+  /** The transport that was told last. */
+  private told: string;
   private readonly documents = new Set<CollabDocument>();
   private readonly owner: Owner;
   private wanted: boolean;
@@ -74,8 +92,11 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   private timer: ReturnType<typeof setTimeout> | undefined;
   /** The connection that shall follow: both are open until all documents have moved. */
   private next: Link | null = null;
+  /** Whether the next one only finds out whether a better transport works. */
+  private probing = false;
   private moves = 0;
   private moveTimer: ReturnType<typeof setTimeout> | undefined;
+  private probeTimer: ReturnType<typeof setTimeout> | undefined;
   private idleTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(options: ClientOptions) {
@@ -85,8 +106,11 @@ export class CollabClient extends ObservableV2<ClientEvents> {
     this.wanted = options.connect ?? true;
     this.random = options.random ?? Math.random;
     this.tabs = options.tabs;
-    const transport = options.transport ?? webSocket;
-    this.transport = options.tabs?.share(transport) ?? transport;
+    this.fallbackUrl = options.fallbackUrl ?? options.url;
+    this.probe = options.probe ?? PROBE;
+    const order = [options.transport ?? ALL].flat() as Transport[];
+    this.choice = new Choice(order.map((one) => options.tabs?.share(one) ?? one));
+    this.told = this.transportName;
     this.owner = {
       opened: (link) => this.opened(link),
       welcomed: (link) => this.welcomed(link),
@@ -96,9 +120,9 @@ export class CollabClient extends ObservableV2<ClientEvents> {
     listen("add", this.wake);
   }
 
-  /** What carries the frames: `websocket`. */
+  /** What carries the frames: `websocket`, `http-stream`, `events` or `polling`. */
   get transportName(): string {
-    return this.transport.name;
+    return (this.link?.transport ?? this.choice.transport).name;
   }
 
   /** Connect, and stay connected, until {@link disconnect}. The back-off starts anew. */
@@ -170,6 +194,10 @@ export class CollabClient extends ObservableV2<ClientEvents> {
     if (globalThis.document?.visibilityState === "hidden" && type !== "online") return;
     this.link?.probe();
     if (type === "offline") return;
+    if (type === "online") {
+      this.choice.renew();
+      if (this.link?.welcome) this.planProbe(0);
+    }
     if (this.status === "waiting") this.begin();
     for (const document of this.documents) document.wake();
   };
@@ -179,13 +207,19 @@ export class CollabClient extends ObservableV2<ClientEvents> {
     this.retryAt = null;
     if (this.documents.size === 0) return this.become("disconnected");
     this.become("connecting");
-    this.link = new Link(this.transport, this.url, this.owner);
+    this.link = this.connectBy(this.choice.transport);
+  }
+
+  private connectBy(transport: Transport): Link {
+    const url = transport.isHttp ? this.fallbackUrl : this.url;
+    return new Link(transport, url, this.owner, this.choice.patience(transport));
   }
 
   private end(status: Status): void {
     clearTimeout(this.timer);
     this.retryAt = null;
     clearTimeout(this.moveTimer);
+    clearTimeout(this.probeTimer);
     this.dropNext();
     this.link?.close();
     this.link = null;
@@ -203,24 +237,41 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   private welcomed(link: Link): void {
     if (link === this.next) return this.moveIfReady();
     this.error = null;
+    this.settle(link);
     this.become("connected");
+  }
+
+  /** Note that a connection is the one that counts, and works. */
+  private settle({ transport }: Link): void {
+    this.choice.welcomed(transport);
+    this.planProbe();
+    if (transport.name === this.told) return;
+    this.told = transport.name;
+    this.emit("transport", [transport.name, this]);
   }
 
   private closed(link: Link, code: number, reason: string): void {
     if (link === this.next) {
+      const { probing } = this;
       this.next = null;
+      this.probing = false;
       for (const document of this.documents) document.abandon();
+      if (probing) return this.planProbe();
       this.moves += 1;
       this.planMove(backOff(this.moves, this.random));
-    } else if (this.next !== null) {
+    } else if (this.next !== null && (this.next.welcome || !this.probing)) {
       this.move(this.next);
     } else {
+      this.dropNext();
       clearTimeout(this.moveTimer);
-      const policy = readCode(code);
+      clearTimeout(this.probeTimer);
+      const isEarly = link.welcome === null;
+      const policy = isEarly && this.choice.isEvidence(code) ? "retry" : readCode(code);
       this.link = null;
       this.error = { code, reason, final: policy !== "retry" };
       if (policy !== "retry") return this.end("closed");
       for (const document of this.documents) document.lost();
+      if (isEarly && this.choice.failed(code)) return this.begin();
       this.attempt += 1;
       const wait = backOff(this.attempt, this.random);
       this.retryAt = Date.now() + wait;
@@ -230,7 +281,9 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   }
 
   private advised(link: Link, after: number, window: number): void {
-    if (link !== this.link || this.next !== null) return;
+    if (link !== this.link) return;
+    if (this.probing) this.dropNext();
+    if (this.next !== null) return;
     this.moves = 0;
     this.planMove(after + this.random() * window);
   }
@@ -238,8 +291,24 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   private planMove(wait: number): void {
     clearTimeout(this.moveTimer);
     this.moveTimer = setTimeout(() => {
-      this.next = new Link(this.transport, this.url, this.owner);
+      if (this.probing) this.dropNext();
+      this.next = this.connectBy(this.choice.transport);
     }, wait);
+  }
+
+  /** Try a better transport after some time, if there is one. */
+  private planProbe(wait?: number): void {
+    clearTimeout(this.probeTimer);
+    const { better } = this.choice;
+    if (better === null) return;
+    this.probeTimer = setTimeout(
+      () => {
+        if (this.next !== null || !this.link?.welcome) return this.planProbe();
+        this.probing = true;
+        this.next = this.connectBy(better);
+      },
+      wait ?? this.choice.probeAfter(this.probe, this.random),
+    );
   }
 
   /** Go over to the next connection once each document is as far there as it can be. */
@@ -255,13 +324,16 @@ export class CollabClient extends ObservableV2<ClientEvents> {
   private move(next: Link): void {
     this.link = next;
     this.next = null;
+    this.probing = false;
     for (const document of this.documents) document.move(next);
+    if (next.welcome) this.settle(next);
     this.become(next.welcome ? "connected" : "connecting");
   }
 
   private dropNext(): void {
     this.next?.close();
     this.next = null;
+    this.probing = false;
     for (const document of this.documents) document.abandon();
   }
 

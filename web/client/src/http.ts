@@ -8,7 +8,7 @@
 
 import { createEventReader, createFrameReader, type BodyReader } from "./bodies.js";
 import { backOff, CAP } from "./retry.js";
-import { DOUBT, Track } from "./track.js";
+import { Track } from "./track.js";
 import { UNFIT, type Carrier, type Handlers, type Transport } from "./transport.js";
 import {
   joinMessages,
@@ -53,8 +53,15 @@ const KEPT = 60 * 1024;
 /** The seconds for which a poll waits at most, and at least. */
 const WAIT = { most: 25, least: 2 };
 
+/** The seconds for which the first one waits after one that was cut off. */
+const BRIEF = 3;
+
 /** The polls that must end well before the next ones wait a second longer. */
 const CALM = 10;
+
+/** Milliseconds for which a poll should last if there were many before that did not. */
+const HASTE = 200;
+const HASTY = 20;
 
 /** The close codes that we give, or understand. */
 const DONE = 1000;
@@ -98,7 +105,7 @@ export const longPolling = createTransport("polling", {
   type: OCTETS,
   createReader: createFrameReader,
   lasts: false,
-  spacing: 50,
+  spacing: 10,
 });
 
 function createTransport(name: string, mode: Mode): Transport {
@@ -156,6 +163,9 @@ class HttpCarrier implements Carrier {
   private listenFailures = 0;
   private wait = WAIT.most;
   private calm = 0;
+  private wasCut = false;
+  /** The polls in a row that ended at once. */
+  private hasty = 0;
 
   private readonly pushes = new Set<AbortController>();
   private saying: Said[] | null = null;
@@ -224,11 +234,13 @@ class HttpCarrier implements Carrier {
   private listenAnew(wait = 0): void {
     const at = Date.now() + wait;
     // Who can't be reached is not asked more often.
-    const failed = this.listenFailures > 0 && this.listening === null;
-    if (this.listenAt <= at || (failed && this.listenAt < Infinity)) return;
+    const isPlanned = this.listenAt < Infinity;
+    if (this.listenAt <= at || (isPlanned && this.listenFailures > 0)) return;
     clearTimeout(this.listenTimer);
     this.listenAt = at;
-    this.listenTimer = setTimeout(() => void this.listen(), wait);
+    // Browsers let a timer of a page in the background wait for up to a minute.
+    if (wait > 0) this.listenTimer = setTimeout(() => void this.listen(), wait);
+    else queueMicrotask(() => void this.listen());
   }
 
   private async listen(): Promise<void> {
@@ -241,8 +253,10 @@ class HttpCarrier implements Carrier {
     const listening = (this.listening = new AbortController());
     const began = Date.now();
     const read = this.mode.createReader();
-    // Without channels only Welcome is of interest, which may come with the end.
-    const wait = tracks.length > 0 ? this.wait : 1;
+    // Without channels only Welcome is of interest, which may come with the end; as may
+    // Opened, without which nothing is pushed after a cut.
+    const wait = tracks.length > 0 ? (this.wasCut ? BRIEF : this.wait) : 1;
+    this.wasCut = false;
     let welcomed = false;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const expect = (time: number): void => {
@@ -257,7 +271,7 @@ class HttpCarrier implements Carrier {
     try {
       const response = await this.post(
         lasts ? path : `${path}?wait=${wait}`,
-        write(tracks.map((track) => track.ask())),
+        write(tracks.map((track) => track.ask(lasts))),
         type,
         listening.signal,
       );
@@ -281,10 +295,14 @@ class HttpCarrier implements Carrier {
     if (this.listening !== listening || this.over) return;
     const took = Date.now() - began;
     this.listening = null;
+    this.wasCut = fault !== null;
+    if (this.wasCut) for (const track of this.tracks.values()) track.cut();
     if (!lasts) this.adapt(took, fault);
+    this.hasty = took < HASTE ? this.hasty + 1 : 0;
     if (welcomed) {
       this.listenFailures = 0;
-      const least = fault === null ? spacing : backOff(1, Math.random);
+      const usual = this.hasty > HASTY ? HASTE : spacing;
+      const least = fault === null ? usual : backOff(1, Math.random);
       return this.listenAnew(Math.max(0, least - took));
     }
     if (fault === null) return;
@@ -313,8 +331,7 @@ class HttpCarrier implements Carrier {
   // --- saying
 
   private async say(): Promise<void> {
-    // Before the server has said how much it takes, and what has become of a channel,
-    // nobody knows what to say.
+    // Nobody knows how much a server takes that has not said it.
     if (this.saying !== null || this.over || !this.isOpen) return;
     const { messages, said } = this.gather();
     if (said.length === 0) return;
@@ -340,10 +357,9 @@ class HttpCarrier implements Carrier {
       if (delay === null) return;
       wait = delay;
     }
-    this.sayTimer = setTimeout(() => {
-      this.saying = null;
-      void this.say();
-    }, wait);
+    if (wait > 0) await new Promise((resolve) => (this.sayTimer = setTimeout(resolve, wait)));
+    this.saying = null;
+    void this.say();
   }
 
   /** As much of what waits as one request can hold: of each channel, what is oldest. */
@@ -352,7 +368,7 @@ class HttpCarrier implements Carrier {
     const said: Said[] = [];
     let room = this.size;
     for (const [channel, track] of this.tracks) {
-      if (!track.opened) continue;
+      if (!track.opened || !(track.isCurrent || track.leaving)) continue;
       const sayings: Track["waiting"] = [];
       for (const one of track.waiting) {
         if (messages.length > 0 && one.octets > room) break;
@@ -447,7 +463,7 @@ class HttpCarrier implements Carrier {
     }
     const text = (await response.text()).trim().slice(0, 200);
     const reason = text && !text.startsWith("<") ? text : `The server answers with ${status}.`;
-    const isFinal = [400, 404, 413].includes(status);
+    const isFinal = [400, 404, 405, 413].includes(status);
     const after = Number(headers.get("retry-after")) * 1_000;
     throw new Fault(reason, isFinal ? REFUSED + status : 0, after > 0 ? after : 0);
   }
@@ -488,12 +504,11 @@ class HttpCarrier implements Carrier {
     const track = this.tracks.get(channel);
     if (track === undefined) return [];
     const news = track.receive(message);
-    if (track.doubted > 0) this.listenAnew(DOUBT);
-    if (news?.type === "Closed") {
+    if (news[0]?.type === "Closed") {
       this.tracks.delete(channel);
       if (message.type !== "Closed") this.listenAnew();
     }
-    return news === null ? [] : [news];
+    return news;
   }
 
   /** Milliseconds after which to try again; null if it is over. */

@@ -7,7 +7,7 @@ import type { Carrier, Transport } from "./transport.js";
 /** What logs may call us. */
 export const AGENT = "collab-client/0.1.0";
 
-/** Milliseconds from the first attempt until a server must have welcomed us. */
+/** Milliseconds until a server must have welcomed us, if nothing else is said. */
 export const WELCOME = 10_000;
 
 /** Milliseconds that a sign of life may come later than the server promised. */
@@ -58,6 +58,8 @@ export class Link {
   /** What the server said of itself; null until then. */
   welcome: Extract<ServerConnectionMessage, { type: "Welcome" }> | null = null;
 
+  readonly transport: Transport;
+
   private readonly owner: Owner;
   private readonly carrier: Carrier;
   private readonly seats = new Map<number, Seat>();
@@ -70,10 +72,13 @@ export class Link {
   private doubted: number | null = null;
   private excuses = 0;
   private buffered = 0;
+  private readonly patience: number;
   private readonly watch = setInterval(() => this.look(), TICK);
 
-  constructor(transport: Transport, url: string, owner: Owner) {
+  constructor(transport: Transport, url: string, owner: Owner, patience = WELCOME) {
+    this.transport = transport;
     this.owner = owner;
+    this.patience = patience;
     this.carrier = transport.open(url, {
       onOpen: () => {
         this.isOpen = true;
@@ -217,7 +222,7 @@ export class Link {
     this.buffered = buffered;
     if (this.welcome === null) {
       // Counted from the last sign of life, which is none: from the beginning.
-      if (now - this.heard >= WELCOME) this.fail("The server does not answer.");
+      if (now - this.heard >= this.patience) this.fail("The server does not answer.");
     } else if (late && this.excuses < EXCUSES) {
       this.excuses += 1;
       this.doubt();

@@ -68,11 +68,11 @@ export function createTabs({ group = "" }: TabsOptions = {}): SharedTabs {
       if (!globalThis.navigator?.locks || !globalThis.BroadcastChannel) return transport;
       const open = new Map<string, Hall>();
       return {
-        name: transport.name,
+        ...transport,
         open(url, handlers) {
           let hall = open.get(url);
           if (hall === undefined) {
-            hall = new Hall(`collab-client ${group} ${url}`, transport, url);
+            hall = new Hall(`collab-client ${group} ${transport.name} ${url}`, transport, url);
             open.set(url, hall);
             halls.push(hall);
           }

@@ -13,12 +13,6 @@ import type { ClientDocumentMessage, ServerDocumentMessage } from "./wire.js";
 /** The close code for a document that has to be opened anew. */
 const ANOTHER = 4509;
 
-/**
- * Milliseconds that a server may lack what we know to be there: another one, with the
- * same database, learns of it a little later.
- */
-export const DOUBT = 5_000;
-
 type Vector = Map<number, number>;
 
 type Open = Extract<ClientDocumentMessage, { type: "Open" }>;
@@ -32,10 +26,13 @@ interface Saying {
 export class Track {
   /** Whether the server has opened it. */
   opened = false;
+  /**
+   * Whether that server still listens, as far as one knows. One that crashed may have less
+   * than before, and takes what builds upon it: it is told what it lacks before.
+   */
+  isCurrent = false;
   /** Whether it was closed here, which is still to be said. */
   leaving = false;
-  /** Until when the server may lack something, as `Date.now` counts; 0 if it doesn't. */
-  doubted = 0;
   token: string;
   /** What is not answered, oldest first. */
   waiting: Saying[] = [];
@@ -48,6 +45,8 @@ export class Track {
   private readonly ours: Vector;
   /** What the server has of that. */
   private readonly theirs: Vector = new Map();
+  /** The same, when we asked. */
+  private expected: Vector = new Map();
   /** What came and is not in these yet. */
   private pieces: Uint8Array[] = [];
   /** What the server will have sent when it says Synced. */
@@ -55,8 +54,15 @@ export class Track {
   private writable = false;
   /** Whether a position that comes says that everything up to there is here. */
   private synced = false;
-  /** The clocks of those who are here. */
+  /** Whether what we listen to has begun, so that a crash would be noticed. */
+  private listens = false;
+  /** What was saved meanwhile: not to be told before it is known what was lost. */
+  private held: ServerDocumentMessage[] = [];
+  /** The clocks of others who are here, and of those who are here by us. */
   private readonly known: Vector = new Map();
+  private readonly own: Vector = new Map();
+  /** Whether the server may have forgotten the latter. */
+  private forgotten = false;
 
   constructor({ channel, name, token, vector, epoch, position }: Open) {
     this.channel = channel;
@@ -71,16 +77,23 @@ export class Track {
     return this.waiting.reduce((sum, { octets }) => sum + octets, 0);
   }
 
-  /** What a request that listens begins with. */
-  ask(): ClientDocumentMessage {
+  /**
+   * What a request that listens begins with.
+   *
+   * @param lasts Whether the answer begins at once: that to a poll may be kept back.
+   */
+  ask(lasts: boolean): ClientDocumentMessage {
     this.promised = null;
     this.synced = false;
-    this.fold();
+    if (lasts) this.listens = false;
+    for (const piece of this.pieces) this.add(ends(piece));
+    this.pieces = [];
+    this.expected = new Map(this.theirs);
     const { channel, name, token, epoch, position } = this;
     const vector = Y.encodeStateVector(this.ours);
     const open = { channel, name, token, vector, epoch, position };
     if (!this.opened) return { type: "Open", ...open };
-    return { type: "Resume", ...open, known: writeKnown(this.known) };
+    return { type: "Resume", ...open, known: writeClocks(this.known) };
   }
 
   /** What stands before all that a push says of the channel. */
@@ -99,7 +112,7 @@ export class Track {
       octets += message.payload.length;
     } else if (message.type === "Presence") {
       octets += message.states.length;
-      this.note(message.states);
+      this.note(message.states, true);
       // The latest tells all.
       this.waiting = this.waiting.filter(({ message: { type } }) => type !== "Presence");
     }
@@ -120,11 +133,17 @@ export class Track {
     );
   }
 
-  /** Take what the server said, and return what of it is news; null for nothing. */
-  receive(message: ServerDocumentMessage): ServerDocumentMessage | null {
+  /** Note that what we listened to was cut off. */
+  cut(): void {
+    this.listens = this.isCurrent = false;
+    this.forgotten = true;
+  }
+
+  /** Take what the server said, and return what of it is news. */
+  receive(message: ServerDocumentMessage): ServerDocumentMessage[] {
     switch (message.type) {
       case "Opened":
-        return this.wasOpened(message);
+        return [...this.wasOpened(message), ...this.held.splice(0), ...this.renew()];
       case "Piece":
         this.synced = false;
         this.pieces.push(message.update);
@@ -145,7 +164,8 @@ export class Track {
       case "Saved":
         this.named(({ sequence }) => sequence <= message.sequence, true);
         // It came beside what we listen to, and knows nothing of that.
-        return { ...message, position: 0 };
+        this.held.push({ ...message, position: 0 });
+        return this.listens ? this.held.splice(0) : [];
       case "Refused":
         this.named(({ sequence }) => sequence === message.sequence, false);
         break;
@@ -153,36 +173,49 @@ export class Track {
         this.writable = message.writable;
         break;
       case "Presence":
-        this.note(message.states);
+        this.note(message.states, false);
         break;
     }
-    return message;
+    return [message];
   }
 
   private wasOpened(
     message: Extract<ServerDocumentMessage, { type: "Opened" }>,
-  ): ServerDocumentMessage | null {
+  ): ServerDocumentMessage[] {
     const { channel, opened } = this;
     const { epoch, writable } = message;
     const changed = writable !== this.writable;
     const vector = Y.decodeStateVector(message.vector);
     this.promised = vector;
+    this.listens = this.isCurrent = true;
     this.writable = writable;
-    if (!opened) {
+    // A new document has none at first.
+    if (!opened || this.epoch === "") {
       this.opened = true;
       if (epoch !== this.epoch) this.position = 0;
       this.epoch = epoch;
-      return message;
+      return [message];
     }
-    const lacks = [...this.theirs].some(([client, clock]) => (vector.get(client) ?? 0) < clock);
-    const now = Date.now();
-    if (!lacks) this.doubted = 0;
-    else if (this.doubted === 0) this.doubted = now + DOUBT;
-    if (epoch !== this.epoch || (lacks && now >= this.doubted)) {
+    if (epoch !== this.epoch && epoch !== "") {
       const reason = "The server has another document.";
-      return { type: "Closed", channel, code: ANOTHER, reason };
+      return [{ type: "Closed", channel, code: ANOTHER, reason }];
     }
-    return changed ? { type: "Access", channel, writable } : null;
+    for (const [client, clock] of this.expected) {
+      if ((vector.get(client) ?? 0) >= clock) continue;
+      // It has lost that, or is another server that has not heard of it: whoever has it
+      // finds out by this vector, and says it again.
+      this.position = 0;
+      return [message];
+    }
+    return changed ? [{ type: "Access", channel, writable }] : [];
+  }
+
+  /** Have those announced anew whom the server, and others, may have forgotten. */
+  private renew(): ServerDocumentMessage[] {
+    const { channel, own, forgotten } = this;
+    this.forgotten = false;
+    if (!forgotten || own.size === 0) return [];
+    return [{ type: "Presence", channel, states: writeClocks(own, "null") }];
   }
 
   private named(isNamed: (update: { sequence: number }) => boolean, saved: boolean): void {
@@ -197,21 +230,17 @@ export class Track {
     if (this.synced && position > this.position) this.position = position;
   }
 
-  private fold(): void {
-    for (const piece of this.pieces) this.add(ends(piece));
-    this.pieces = [];
-  }
-
   /** Note what the server sent; it can be applied in the order in which it came. */
   private add(vector: Vector): void {
     raise(this.ours, vector);
     raise(this.theirs, vector);
   }
 
-  private note(states: Uint8Array): void {
+  private note(states: Uint8Array, isOwn: boolean): void {
     try {
       for (const { client, clock, here } of readStates(states)) {
-        if (here) this.known.set(client, clock);
+        if (isOwn) this.own.set(client, clock);
+        if (here && !this.own.has(client)) this.known.set(client, clock);
         else this.known.delete(client);
       }
     } catch {
@@ -242,11 +271,13 @@ function raise(vector: Vector, by: Vector): void {
   }
 }
 
-function writeKnown(known: Vector): Uint8Array {
+/** Write whom one knows, or a presence update in which all have the same state. */
+function writeClocks(clocks: Vector, state?: string): Uint8Array {
   const encoder = encoding.createEncoder();
-  encoding.writeVarUint(encoder, known.size);
-  for (const pair of known) {
+  encoding.writeVarUint(encoder, clocks.size);
+  for (const pair of clocks) {
     for (const number of pair) encoding.writeVarUint(encoder, number);
+    if (state !== undefined) encoding.writeVarString(encoder, state);
   }
   return encoding.toUint8Array(encoder);
 }

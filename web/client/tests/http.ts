@@ -57,6 +57,8 @@ export class HttpServer {
   /** What is answered in place of the server. */
   instead: { status: number; type: string; text: string; headers?: Record<string, string> } | null =
     null;
+  /** Whether each poll ends at once. */
+  restless = false;
   /** Whether responses have bodies that can be read as they come. */
   streams = true;
 
@@ -109,10 +111,16 @@ export class HttpServer {
     const pipe = new Pipe(mode === "events", () => this.delay);
     if (this.random() < loss / 3) {
       const late = new Pipe(false, () => 0);
-      void sleep(this.random() * 3_000).then(() => this.serve(mode, wait, body, late));
+      void sleep(this.random() * 3_000).then(async () => {
+        const exchange = this.serve(mode, wait, body, late);
+        // Nobody hears the answer, so that whoever repeated it doesn't wait for the end.
+        await sleep(this.random() * 3_000);
+        exchange.cut();
+      });
     }
     const exchange = this.serve(mode, wait, body, pipe);
     signal?.addEventListener("abort", () => exchange.cut());
+    if (signal?.aborted) exchange.cut();
     if (this.random() < loss / 3) {
       // Somewhere within the response.
       void sleep(this.random() * 500).then(() => exchange.cut());
@@ -200,7 +208,7 @@ export class HttpServer {
       if (message.type !== "Open" && message.type !== "Resume") continue;
       exchange.channels.add(message.channel);
       line.heard.push(`${message.type.toLowerCase()} ${message.name} ${message.token}`);
-      if (message.type === "Open") exchange.isNew = true;
+      if (message.type === "Open" || this.restless) exchange.isNew = true;
       const known = message.type === "Resume" ? readKnown(message.known) : null;
       this.server.open(line, message.channel, this.server.room(message.name), message, known);
     }

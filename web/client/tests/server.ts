@@ -222,7 +222,7 @@ export class Server {
     room.places.delete(place);
     for (const [client, { clock, owner, state, heir }] of room.states) {
       if (owner !== place) continue;
-      if (heir !== undefined && room.places.has(heir)) {
+      if (heir?.line.places.get(heir.channel) === heir && heir !== undefined) {
         room.states.set(client, { clock, state, owner: heir });
         for (const other of room.places) {
           if (other !== heir) other.send(3, (to) => writeStates(to, [[client, clock, state]]));
@@ -353,7 +353,10 @@ export class Server {
     if (before !== undefined) {
       // The same client, over HTTP: what it announced and waits for is its own.
       room.places.delete(before);
-      for (const state of room.states.values()) if (state.owner === before) state.owner = place;
+      for (const state of room.states.values()) {
+        if (state.owner === before) state.owner = place;
+        if (state.heir === before) state.heir = place;
+      }
       for (const one of room.fresh) if (one.from === before) one.from = place;
     }
 
@@ -380,7 +383,7 @@ export class Server {
       encoding.writeVarUint8Array(to, Y.encodeStateVector(room.doc));
     });
     const states = [...room.states]
-      .filter(([client, { clock }]) => known?.get(client) !== clock)
+      .filter(([client, { clock, owner }]) => owner !== place && known?.get(client) !== clock)
       .map(([client, { clock, state }]): State => [client, clock, state]);
     for (const [client, clock] of known ?? []) {
       if (!room.states.has(client)) states.push([client, clock, "null"]);

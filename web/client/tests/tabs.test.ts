@@ -1,8 +1,17 @@
 /** Tabs that are objects of one process: locks and channels are Node's own, in real time. */
 
-import { afterEach, describe, expect, it, vi } from "vitest";
-import { CollabClient, CollabDocument } from "../src/index.js";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import {
+  CollabClient,
+  CollabDocument,
+  httpStream,
+  longPolling,
+  serverSentEvents,
+  type ClientOptions,
+  type Transport,
+} from "../src/index.js";
 import { createTabs, type SharedTabs } from "../src/tabs.js";
+import { HttpServer } from "./http.js";
 import { Server } from "./server.js";
 import { read, textOf, type } from "./world.js";
 import * as encoding from "lib0/encoding";
@@ -13,6 +22,8 @@ interface Tab {
   document: CollabDocument;
 }
 
+type Transports = NonNullable<ClientOptions["transport"]>;
+
 const opened: Tab[] = [];
 let group = 0;
 
@@ -21,11 +32,11 @@ afterEach(() => {
   group += 1;
 });
 
-function open(server: Server, name = "doc"): Tab {
+function open(server: Server, name = "doc", transport: Transports = server.transport): Tab {
   const tabs = createTabs({ group: String(group) });
   const client = new CollabClient({
     url: "ws://test/ws",
-    transport: server.transport,
+    transport,
     tabs,
     random: () => 0,
   });
@@ -177,6 +188,44 @@ describe("tabs", () => {
     await until(() => tab.document.synced);
     expect(server.lines.length).toBe(1);
     release();
+  });
+});
+
+describe.each([httpStream, serverSentEvents, longPolling])("tabs over $name", (transport) => {
+  let server: Server;
+
+  beforeEach(() => {
+    server = createServer();
+    vi.stubGlobal("fetch", new HttpServer(server).fetch);
+    return () => vi.unstubAllGlobals();
+  });
+
+  it("share their requests, and another takes over", async () => {
+    const tabs = [0, 1, 2].map(() => open(server, "doc", transport));
+    await until(() => tabs.every(({ document }) => document.synced));
+    expect(server.lines.length).toBe(1);
+    type(tabs[1]!.document, "hello");
+    await until(() => read(tabs[2]!.document) === "hello" && tabs[1]!.document.saved);
+    close(tabs[0]!);
+    type(tabs[1]!.document, " again");
+    await until(() => read(tabs[2]!.document) === "hello again" && tabs[1]!.document.saved);
+    expect(server.lines.length).toBe(2);
+  });
+
+  it("meet where WebSockets are blocked", async () => {
+    const blocked: Transport = {
+      name: "websocket",
+      open(_url, handlers) {
+        const timer = setTimeout(() => handlers.onClose(1006, ""), 5);
+        return { buffered: 0, send: () => {}, close: () => clearTimeout(timer) };
+      },
+    };
+    const tabs = [0, 1, 2].map(() => open(server, "doc", [blocked, transport]));
+    await until(() => tabs.every(({ document }) => document.synced));
+    expect(tabs.map(({ client }) => client.transportName)).toEqual(
+      Array(3).fill(transport.name),
+    );
+    expect(server.lines.length).toBe(1);
   });
 });
 
