@@ -1,8 +1,9 @@
-"""The npm package in Chromium: tabs, storage, sleep and networks that fail."""
+"""The npm package in Chromium: tabs, storage, sleep, networks that fail or forbid."""
 
 from __future__ import annotations
 
 import itertools
+import random
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
 
+from tests.gateway import Gateway
 from tests.node import BIN, ensure_modules, environment
 from tests.pages import ARGUMENTS, PATIENCE, chromium
 from tests.proxy import Proxy
@@ -105,14 +107,15 @@ class Tab:
 Open = Callable[..., Tab]
 
 
-@pytest.fixture
-def open_tab(site: str, person: BrowserContext, proxy: Proxy) -> Open:
-    """Opens the test's document in a new tab, through the proxy."""
+def opener(
+    site: str, person: BrowserContext, port: int, default: dict[str, str]
+) -> Open:
+    """Opens the test's document in a new tab, through a port."""
     name = f"doc-{next(numbers)}"
 
-    def open_tab(*options: str, synced: bool = True) -> Tab:
-        query = {"url": f"ws://127.0.0.1:{proxy.port}/ws", "name": name}
-        query |= dict.fromkeys(options, "")
+    def open_tab(*options: str, synced: bool = True, **values: str) -> Tab:
+        query = {"url": f"ws://127.0.0.1:{port}/ws", "name": name, **default}
+        query |= dict.fromkeys(options, "") | values
         tab = Tab(person.new_page())
         tab.page.goto(f"{site}/?{urlencode(query)}")
         tab.wait("window.collab")
@@ -124,11 +127,60 @@ def open_tab(site: str, person: BrowserContext, proxy: Proxy) -> Open:
     return open_tab
 
 
-def test_an_edit_is_saved_and_reaches_others(open_tab: Open) -> None:
-    one, two = open_tab(), open_tab()
+@pytest.fixture
+def open_tab(site: str, person: BrowserContext, proxy: Proxy) -> Open:
+    """Opens the test's document in a new tab, through the proxy."""
+    return opener(site, person, proxy.port, {})
+
+
+@pytest.fixture(params=["websocket", "http-stream", "events", "polling"])
+def open_by(request: pytest.FixtureRequest, site: str, person: Any, proxy: Any) -> Open:
+    """The same, by one transport alone."""
+    return opener(site, person, proxy.port, {"transport": request.param})
+
+
+@pytest.fixture
+def gateway(server: Server) -> Iterator[Gateway]:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    with Gateway(server.port, seed) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def open_behind(site: str, person: BrowserContext, gateway: Gateway) -> Open:
+    """Opens the test's document in a new tab, through the gateway."""
+    return opener(site, person, gateway.port, {})
+
+
+def test_an_edit_is_saved_and_reaches_others(open_by: Open) -> None:
+    one, two = open_by(), open_by()
     one.type("hello")
     one.wait("collab.saved")
     two.wait("read() === 'hello'")
+
+
+def test_people_see_each_other_and_are_gone_when_they_leave(open_by: Open) -> None:
+    one, two = open_by(), open_by()
+    one.ask("collab.awareness.setLocalState({ name: 'Ada' })")
+    identity = one.ask("collab.awareness.clientID")
+    two.wait(f"collab.awareness.getStates().get({identity})?.name === 'Ada'")
+    one.close()
+    two.wait(f"!collab.awareness.getStates().has({identity})")
+
+
+def test_a_cut_line_loses_nothing(open_by: Open, proxy: Proxy) -> None:
+    one, two = open_by(), open_by()
+    one.type("before ")
+    one.wait("collab.saved")
+    proxy.refuse()
+    proxy.cut()
+    one.wait("collab.status === 'waiting'")
+    one.type("offline")
+    assert not one.ask("collab.saved")
+    proxy.mend()
+    one.wait("collab.saved")
+    two.wait("read() === 'before offline'")
 
 
 def test_tabs_share_a_connection_and_another_takes_over(
@@ -280,3 +332,106 @@ def test_a_slow_line_shows_progress(open_tab: Open, proxy: Proxy) -> None:
     reader.wait("collab.progress > 0.1 && collab.progress < 0.9")
     reader.wait("collab.progress === 1 && collab.synced")
     assert len(reader.text) == len(writer.text)
+
+
+def test_a_page_that_is_left_says_goodbye(open_by: Open) -> None:
+    one, two = open_by(), open_by()
+    one.ask("collab.awareness.setLocalState({ name: 'Ada' })")
+    identity = one.ask("collab.awareness.clientID")
+    two.wait(f"collab.awareness.getStates().has({identity})")
+    one.type("last words")
+    one.page.goto("about:blank")
+    two.wait("read() === 'last words'")
+    two.wait(f"!collab.awareness.getStates().has({identity})")
+
+
+def test_a_network_without_websockets_is_no_obstacle(
+    open_behind: Open, gateway: Gateway
+) -> None:
+    gateway.sockets = "refused"
+    one, two = open_behind(), open_behind()
+    one.type("hello")
+    one.wait("collab.saved")
+    two.wait("read() === 'hello'")
+    assert one.ask("client.transportName") == "http-stream"
+    # Chromium asks for nothing more while all is quiet.
+    asked = gateway.asked("/ws")
+    one.type(" again")
+    one.wait("collab.saved")
+    assert gateway.asked("/ws") == asked == 2
+
+
+def test_a_websocket_that_brings_nothing_is_gone_around(
+    open_behind: Open, gateway: Gateway
+) -> None:
+    gateway.sockets = "mute"
+    tab = open_behind()
+    tab.type("hello")
+    tab.wait("collab.saved")
+    assert tab.ask("client.transportName") == "http-stream"
+
+
+def test_the_websocket_is_taken_again_when_it_is_possible(
+    open_behind: Open, gateway: Gateway
+) -> None:
+    gateway.sockets = "refused"
+    tab = open_behind(probe="300")
+    tab.ask("window.lost = 0")
+    tab.ask("void collab.on('synced', () => lost++)")
+    tab.type("a")
+    tab.wait("collab.saved")
+    gateway.sockets = "open"
+    tab.wait("client.transportName === 'websocket'")
+    tab.type("b")
+    tab.wait("collab.saved")
+    assert tab.ask("names") == ["http-stream", "websocket"]
+    assert tab.ask("lost") == 0
+    assert open_behind().text == "ab"
+
+
+def test_a_websocket_that_is_cut_again_and_again_is_gone_around(
+    open_behind: Open, gateway: Gateway
+) -> None:
+    tab = open_behind()
+    assert tab.ask("client.transportName") == "websocket"
+    gateway.sockets = "refused"
+    gateway.cut_sockets()
+    tab.type("a")
+    tab.wait("client.transportName === 'http-stream' && collab.saved")
+
+
+@pytest.mark.parametrize(
+    ("keeping", "name"), [({"stream"}, "events"), ({"stream", "events"}, "polling")]
+)
+def test_responses_that_are_kept_back_are_gone_around(
+    open_behind: Open, gateway: Gateway, keeping: set[str], name: str
+) -> None:
+    gateway.sockets = "refused"
+    gateway.keeping = frozenset(keeping)
+    one, two = open_behind(), open_behind()
+    assert one.ask("client.transportName") == name
+    one.type("hello")
+    one.wait("collab.saved")
+    two.wait("read() === 'hello'")
+
+
+@pytest.mark.parametrize("transport", ["http-stream", "events", "polling"])
+def test_requests_that_are_lost_repeated_and_late_lose_nothing(
+    open_behind: Open, gateway: Gateway, transport: str
+) -> None:
+    tabs = [open_behind(transport=transport) for _ in range(2)]
+    gateway.loss = 0.2
+    words = [f"<{number}>" for number in range(60)]
+    for number, word in enumerate(words):
+        tabs[number % 2].type(word)
+        tabs[0].page.wait_for_timeout(gateway.random.random() * 200)
+    gateway.loss = 0.0
+    for tab in tabs:
+        tab.wait("collab.saved && collab.synced")
+    texts = [open_behind(transport=transport).text]
+    for tab in tabs:
+        tab.wait(f"read().length === {len(texts[0])}")
+        texts.append(tab.text)
+    assert len(set(texts)) == 1
+    assert sorted(texts[0].replace(">", "> ").split()) == sorted(words)
+    assert gateway.asked("/push") > 10
