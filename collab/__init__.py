@@ -12,17 +12,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import Collab
-    from .auth import Access, Attempt, Grant
+    from .auth import Access, AnyOf, Attempt, Grant
     from .errors import AccessDenied
     from .limits import Limits
 
 __version__ = "0.1.0"
 
-__all__ = ["Access", "AccessDenied", "Attempt", "Collab", "Grant", "Limits"]
+__all__ = [
+    "Access",
+    "AccessDenied",
+    "AnyOf",
+    "Attempt",
+    "Collab",
+    "Grant",
+    "Limits",
+]
 
 _HOMES = {
     "Access": "auth",
     "AccessDenied": "errors",
+    "AnyOf": "auth",
     "Attempt": "auth",
     "Collab": "app",
     "Grant": "auth",

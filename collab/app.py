@@ -21,6 +21,7 @@ from .history import Retention
 from .hub import Hub, OnStateless
 from .limits import Limits
 from .polling import Polling
+from .redaction import keep_tokens_secret
 from .store import Store
 
 DEMO = Path(str(files("collab"))) / "static" / "demo"
@@ -124,6 +125,7 @@ class Collab:
         Raises:
             StoreError: If the database cannot be opened, or is too new for us.
         """
+        keep_tokens_secret()
         await self.hub.open()
         self._open = True
         return self

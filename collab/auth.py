@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,12 +17,24 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import parse_qsl
 
-from .errors import AccessDenied, Unavailable
+from starlette.requests import cookie_parser
+
+from .errors import AccessDenied, CollabError, Unavailable
+from .limits import is_plain
 
 logger = logging.getLogger("collab.auth")
 
 AUTHORIZE_TIME = 10.0
 """Seconds that an application has to decide."""
+
+MAX_TOKEN = 8 * 1024
+"""Characters of a token; nobody is asked about a longer one."""
+
+MAX_WHO = 255
+"""Characters of the name of an account, or of a person."""
+
+EXPIRED = "access has expired"
+"""What somebody is told whose time is over."""
 
 BEARER = "bearer."
 """What a subprotocol begins with that carries a token: browsers can send no headers."""
@@ -32,6 +47,8 @@ class Access(Enum):
     """See it, and be seen in it."""
     WRITE = "write"
     """Change it, too."""
+    ADMIN = "admin"
+    """Change it, and decide what becomes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,10 @@ class Grant:
     user: str = ""
     """The name of their account, which stands beside their edits in the log."""
     access: Access = Access.WRITE
+    name: str = ""
+    """What people call them."""
+    expires_at: float | None = None
+    """Until when, in seconds since 1970; ``None`` is for as long as they stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +78,79 @@ class Attempt:
     """The parameters of the URL; the last one of each name."""
     peer: str
     """Their address and port."""
+    renewal: bool = False
+    """Whether they are inside, and say again who they are: what was decided before
+    doesn't count."""
+
+    def cookie(self, name: str) -> str:
+        """The cookie of that name, or ``""``."""
+        return cookie_parser(self.headers.get("cookie", "")).get(name, "")
 
 
 Authorize: TypeAlias = Callable[[Attempt], Awaitable[Grant | None]]
 """Decides about an attempt: ``None``, or raising ``AccessDenied``, is no."""
+
+
+class Authenticator(ABC):
+    """Decides about attempts, and has something to open and to close."""
+
+    async def open(self) -> None:  # noqa: B027
+        """Begin, on the event loop that it will be asked on."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Let go of everything."""
+
+    @abstractmethod
+    async def __call__(self, attempt: Attempt) -> Grant | None:
+        """Decide about an attempt."""
+
+
+class AnyOf(Authenticator):
+    """Asks several, one after the other, until one of them lets somebody in."""
+
+    def __init__(self, *choices: Authorize) -> None:
+        self.choices = choices
+
+    async def open(self) -> None:
+        """Begin with each."""
+        for choice in self.choices:
+            if isinstance(choice, Authenticator):
+                await choice.open()
+
+    async def close(self) -> None:
+        """Let go of each."""
+        for choice in self.choices:
+            if isinstance(choice, Authenticator):
+                await choice.close()
+
+    async def __call__(self, attempt: Attempt) -> Grant | None:
+        """Decide about an attempt.
+
+        Raises:
+            Unavailable: If nobody said yes, and one of them could not decide.
+            AccessDenied: If all said no; the reason is the last that was given.
+        """
+        denied = unable = None
+        for choice in self.choices:
+            try:
+                grant = await choice(attempt)
+            except AccessDenied as exc:
+                denied = exc
+            except Unavailable as exc:
+                unable = exc
+            else:
+                if grant is not None:
+                    return grant
+        if unable is not None:
+            raise unable
+        if denied is not None:
+            raise denied
+        return None
+
+
+def is_who(value: object) -> bool:
+    """Whether something may be the name of an account, or of a person."""
+    return isinstance(value, str) and len(value) <= MAX_WHO and is_plain(value)
 
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -87,7 +177,8 @@ class Visitor:
         joined: dict[str, str] = {}
         for name, value in headers:
             name = name.lower()
-            joined[name] = f"{joined[name]}, {value}" if name in joined else value
+            comma = "; " if name == "cookie" else ", "
+            joined[name] = f"{joined[name]}{comma}{value}" if name in joined else value
         parameters = dict(parse_qsl(query, keep_blank_values=True))
         carried = [p[len(BEARER) :] for p in subprotocols if p.startswith(BEARER)]
         scheme, _, bearer = joined.get("authorization", "").partition(" ")
@@ -96,10 +187,10 @@ class Visitor:
         carried.append(parameters.get("token", ""))
         return cls(peer, joined, parameters, carried[0])
 
-    def attempt(self, document: str, token: str = "") -> Attempt:
+    def attempt(self, document: str, token: str = "", renewal: bool = False) -> Attempt:
         """Their attempt to open a document, with a token that came in a message."""
         carried = token or self.token
-        return Attempt(document, carried, self.headers, self.query, self.peer)
+        return Attempt(document, carried, self.headers, self.query, self.peer, renewal)
 
 
 def select_subprotocol(offered: Sequence[str]) -> str | None:
@@ -123,6 +214,16 @@ class Door:
         """Whether nobody is asked who they are."""
         return self.authorize is None
 
+    async def prepare(self) -> None:
+        """Begin, on the event loop."""
+        if isinstance(self.authorize, Authenticator):
+            await self.authorize.open()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if isinstance(self.authorize, Authenticator):
+            await self.authorize.close()
+
     async def admit(self, attempt: Attempt) -> Grant:
         """Decide about an attempt.
 
@@ -132,22 +233,33 @@ class Door:
         """
         if self.authorize is None:
             return ANYBODY
+        if len(attempt.token) > MAX_TOKEN:
+            raise AccessDenied(detail=f"a token of more than {MAX_TOKEN} characters")
         try:
             async with asyncio.timeout(AUTHORIZE_TIME):
                 grant = await self.authorize(attempt)
-        except AccessDenied:
+        except CollabError:
             raise
         except TimeoutError as exc:
             message = "%r: no decision about %s within %d s"
             logger.error(message, attempt.document, attempt.peer, AUTHORIZE_TIME)
             raise Unavailable("authorization takes too long") from exc
         except Exception as exc:
-            message = "%r: cannot decide about %s"
-            logger.exception(message, attempt.document, attempt.peer)
+            message = "%r: cannot decide about %s\n%s"
+            told = _told(exc, attempt.token)
+            logger.error(message, attempt.document, attempt.peer, told)
             raise Unavailable("authorization failed") from exc
         if grant is None:
             raise AccessDenied
+        if grant.expires_at is not None and not grant.expires_at > time.time():
+            raise AccessDenied(EXPIRED)
         return grant
+
+
+def _told(error: Exception, token: str) -> str:
+    """An error as it is logged. ``users[attempt.token]`` raises one that names it."""
+    told = "".join(traceback.format_exception(error)).rstrip()
+    return told.replace(token, "[token]") if token else told
 
 
 ANYBODY = Grant()

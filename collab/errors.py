@@ -92,16 +92,18 @@ class BadName(ProtocolError):
 
 
 class AccessDenied(CollabError):
-    """Raised when somebody may not open a document. The reason is told to them."""
+    """Raised when somebody may not open a document. The reason is told to them, the
+    detail is for the log."""
 
     close_code = 4403
     http_status = 403
 
-    def __init__(self, reason: str = "permission-denied") -> None:
+    def __init__(self, reason: str = "permission-denied", detail: str = "") -> None:
         self.reason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
-        return self.reason
+        return self.detail or self.reason
 
 
 class NothingOpened(CollabError):

@@ -128,6 +128,7 @@ class Hub:
         self._opener.run = await self.in_thread(self.catalog.begin_run)
         # So that who opens the first document needn't wait for a connection.
         await self.in_thread(self.store.ping)
+        await self.door.prepare()
         self.journal = Journal(self.store, self._saved, self._evict)
         self._ticking = self._loop.call_later(1.0, self._tick)
 
@@ -149,6 +150,7 @@ class Hub:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.door.close()
         await self.journal.close(LET_GO)
         for room in self.rooms.values():
             count = len(room.ledger.unsaved)

@@ -48,6 +48,15 @@ class Limits:
                 raise ValueError(f"{field.name} is {kind} above 0, not {value!r}")
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text holds no control characters."""
+    return not any(
+        category(char) in ("Cc", "Cs", "Zl", "Zp")
+        or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+        for char in text
+    )
+
+
 def check_name(name: str) -> str:
     """Return a document name that may be used.
 
@@ -64,11 +73,7 @@ def check_name(name: str) -> str:
         raise BadName("document name is not Unicode") from None
     if size > MAX_NAME:
         raise BadName(f"document name of {size} bytes; the limit is {MAX_NAME}")
-    if any(
-        category(char) in ("Cc", "Cs", "Zl", "Zp")
-        or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
-        for char in name
-    ):
+    if not is_plain(name):
         raise BadName("document name holds control characters")
     if any(part in (".", "..") for part in name.split("/")):
         raise BadName("document name holds a relative path")
