@@ -224,7 +224,8 @@ class AddressedConnection(Places[bytes, Content, Seat]):
             self._modern = True
         if not place.name:
             place.name = check_name(hocuspocus.read_name(place.key))
-        attempt = self.visitor.attempt(place.name, token.token)
+        inside = place.room is not None
+        attempt = self.visitor.attempt(place.name, token.token, inside)
         grant = await self.hub.door.admit(attempt)
         if place.room is not None:
             place.regrant(grant)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
-from .auth import ANYBODY, Access, Grant
-from .errors import CollabError, DocumentBroken, ProtocolError
+from .auth import ANYBODY, EXPIRED, Access, Grant
+from .errors import AccessDenied, CollabError, DocumentBroken, ProtocolError
 from .hub import Hub
 from .messages import (
     Admitted,
@@ -18,6 +19,7 @@ from .messages import (
     SyncStep1,
     SyncStep2,
     Token,
+    TokenWanted,
     Unknown,
     Update,
 )
@@ -74,6 +76,17 @@ class Channel:
         self.grant = grant
         self.session.who = grant.user
         self.session.reader = grant.access is Access.READ
+        self.hub.expiry.keep(self, grant.expires_at, time.time())
+
+    def remind(self, seconds: float) -> None:
+        """Ask the client who it is, if it can be asked."""
+        session = self.session
+        if self.room is not None and (session.mutual or session.numbered):
+            self.room.deliver(session, [TokenWanted(int(seconds))])
+
+    def expire(self) -> None:
+        """End the access of a client that didn't say again who it is."""
+        self.session.dismiss(AccessDenied(EXPIRED))
 
     def receive(self, payload: bytes, at: int) -> Awaitable[None] | None:
         """Take what the client sent; an awaitable if that takes a while.
@@ -231,6 +244,7 @@ class Channel:
     def leave(self, goodbye: bool) -> None:
         """Leave the room. ``goodbye`` says that the client meant to go."""
         room, self.room = self.room, None
+        self.hub.expiry.forget(self)
         if room is not None:
             now = asyncio.get_running_loop().time()
             room.leave(self.session, now, goodbye)

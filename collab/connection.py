@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -170,6 +171,7 @@ class NamedConnection:
         self.hub = hub
         self.visitor = who
         session = Session(encoding, transport.write, transport.probe, transport.refuse)
+        session.dismiss = partial(_send_away, session, transport)
         self.channel = Channel(hub, name, yjs.decode, session)
         self.denied: AccessDenied | None = None
         """Why it isn't let in, unless its first message has a token."""
@@ -206,9 +208,7 @@ class NamedConnection:
             self.channel.join(room, grant)
 
     async def _deny(self, error: AccessDenied) -> None:
-        # The first is for y-websocket, which writes it to the console; the second for
-        # Hocuspocus 1.
-        self.channel.session.send(Refused(error.reason), Denied(error.reason))
+        _explain(self.channel.session, error)
         self.channel.leave(goodbye=False)
         await asyncio.sleep(DENIED_TIME)
         raise error
@@ -233,7 +233,8 @@ class NamedConnection:
     async def _authenticate(self, payload: bytes) -> None:
         message, _ = yjs.decode(payload)
         assert isinstance(message, Token)
-        attempt = self.visitor.attempt(self.channel.name, message.token)
+        inside = self.channel.room is not None
+        attempt = self.visitor.attempt(self.channel.name, message.token, inside)
         try:
             grant = await self.hub.door.admit(attempt)
         except AccessDenied as exc:
@@ -299,6 +300,21 @@ class NamedConnection:
     def blame(self, error: CollabError) -> None:
         """Log, in one line, why the client is sent away."""
         blame(error, self.channel.name, self.visitor.peer)
+
+
+def _explain(session: Session, error: AccessDenied) -> None:
+    """Tell a client why it may not be here, or not any more.
+
+    The first is for y-websocket, which writes it to the console; the second for
+    Hocuspocus 1.
+    """
+    session.send(Refused(error.reason), Denied(error.reason))
+
+
+def _send_away(session: Session, transport: Transport, error: CollabError) -> None:
+    if isinstance(error, AccessDenied):
+        _explain(session, error)
+    transport.refuse(error)
 
 
 def blame(error: CollabError, name: str, peer: str) -> None:

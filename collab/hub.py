@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +19,7 @@ from .caretaker import Caretaker, Tail
 from .catalog import Catalog
 from .compactor import Compactor
 from .errors import CollabError, DocumentGone, StoreError, Unavailable
+from .expiry import Expiry
 from .history import FOREVER, Retention
 from .journal import STALLED, Journal, Saved
 from .limits import Limits
@@ -88,6 +90,7 @@ class Hub:
         self.tails: dict[Room, Tail] = {}
         self.draining = False
         self.wheel = Wheel(limits.heartbeat)
+        self.expiry = Expiry()
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._healing: dict[Room, asyncio.Task[None]] = {}
         self._occupied: dict[Room, asyncio.Task[Any]] = {}
@@ -547,6 +550,7 @@ class Hub:
         self._ticking = self._loop.call_later(1.0, self._tick)
         now = self._loop.time()
         self.wheel.turn(now)
+        self.expiry.turn(time.time())
         self.journal.complain(now)
         self._relieve()
         patience = max(POLL, len(self.rooms) / POLLED)

@@ -311,7 +311,7 @@ class NativeConnection(Places[int, Message, Berth]):
         """Go on with what a new token allows."""
         if len(token) > MAX_TOKEN:
             raise QuotaExceeded("bytes of a token", MAX_TOKEN)
-        attempt = self.visitor.attempt(place.name, token)
+        attempt = self.visitor.attempt(place.name, token, place.room is not None)
         grant = await self.hub.door.admit(attempt)
         if place.room is not None:
             place.regrant(grant)

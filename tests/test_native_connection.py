@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -424,3 +426,69 @@ async def test_an_error_of_one_document_concerns_no_other(hub: Hub) -> None:
     assert ann.hears(8) == [("Closed", 4413, b"too many documents")]
     with pytest.raises(ProtocolError, match="open"):
         ann.connection.receive(b"\x02" + opening("e"))
+
+
+# Time.
+
+
+async def test_who_reads_slowly_is_reminded_too_and_goes_when_it_is_over(
+    hub: Hub,
+) -> None:
+    end = int(time.time()) + 600
+    hub.door.authorize = partial(allow_until, end)
+    ann, bob = Client(hub), Client(hub)
+    for client in (ann, bob):
+        await client.say(1, opening())
+        await client.say(2, opening("e"))
+        client.hears(1), client.hears(2)
+    ann.connection.filled()
+    hub.expiry.turn(end - 30)
+    assert ann.hears() == []
+    assert bob.hears() == [("TokenWanted", 30)]
+    ann.connection.drained()
+    await ann.settle(1)
+    assert ann.hears()[0] == ("TokenWanted", 30)
+    hub.door.authorize = partial(allow_until, end + 600)
+    await bob.say(2, b"\x05" + data(b"another"))
+    hub.expiry.turn(end)
+    over = ("Closed", 4403, b"access has expired")
+    assert over in ann.hears()
+    assert over in bob.hears()
+    assert over not in bob.hears(2)
+    assert [len(room) for room in hub.rooms.values()] == [0, 1]
+    assert ann.refusals == bob.refusals == []
+
+
+async def test_who_has_left_is_not_remembered_until_their_time_is_over(
+    hub: Hub,
+) -> None:
+    hub.door.authorize = partial(allow_until, time.time() + 600)
+    for number in range(3):
+        ann = Client(hub)
+        await ann.say(1, opening())
+        await ann.say(2, opening("e"))
+        assert len(hub.expiry) == 2
+        if number:
+            ann.connection.close(goodbye=number > 1)
+        else:
+            await ann.say(1, b"\x01")
+            await ann.say(2, b"\x01")
+        assert len(hub.expiry) == 0
+
+
+async def allow_until(end: float, attempt: Attempt) -> Grant:
+    return Grant("ann", expires_at=end)
+
+
+async def test_who_decides_hears_whether_somebody_is_inside(hub: Hub) -> None:
+    heard: list[tuple[str, bool]] = []
+
+    async def listen(attempt: Attempt) -> Grant:
+        heard.append((attempt.token, attempt.renewal))
+        return Grant("ann")
+
+    hub.door.authorize = listen
+    ann = Client(hub)
+    await ann.say(1, opening(token=b"one"))
+    await ann.say(1, b"\x05" + data(b"two"))
+    assert heard == [("one", False), ("two", True)]
