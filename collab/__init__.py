@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .auth import Access, AnyOf, Attempt, Grant
     from .errors import AccessDenied
     from .limits import Limits
+    from .tokens import Tokens
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "Collab",
     "Grant",
     "Limits",
+    "Tokens",
 ]
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "Collab": "app",
     "Grant": "auth",
     "Limits": "limits",
+    "Tokens": "tokens",
 }
 
 
