@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .errors import AccessDenied
     from .limits import Limits
     from .tokens import Tokens
+    from .webhook import Webhook
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Grant",
     "Limits",
     "Tokens",
+    "Webhook",
 ]
 
 _HOMES = {
@@ -39,6 +41,7 @@ _HOMES = {
     "Grant": "auth",
     "Limits": "limits",
     "Tokens": "tokens",
+    "Webhook": "webhook",
 }
 
 

@@ -89,7 +89,8 @@ class Collab:
         ``/``.
 
         ``authorize`` is asked about everybody who wants to open a document, and returns
-        a :class:`Grant` or ``None``; without it everybody may write everything.
+        a :class:`Grant` or ``None``: a function, :class:`Tokens`, :class:`Webhook`, or
+        :class:`AnyOf` some of these. Without it everybody may write everything.
         ``on_stateless`` is called with ``(document, payload, grant)`` for what a client
         says to the application and no document keeps.
 
