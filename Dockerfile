@@ -22,6 +22,6 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
-# --allow-anonymous: without --authorize, whoever reaches the port may read and edit every
-# document. Publish it to people you trust, or behind a proxy that asks.
-ENTRYPOINT ["collab", "serve", "--host", "0.0.0.0", "--allow-anonymous"]
+# It doesn't start until it knows who is let in: -e COLLAB_JWT_SECRET=..., or one of the
+# other ways (docs/auth.md). -e COLLAB_ALLOW_ANONYMOUS=1 lets in whoever reaches the port.
+ENTRYPOINT ["collab", "serve", "--host", "0.0.0.0"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import inspect
 import ipaddress
 import logging
 import os
@@ -14,23 +13,25 @@ import socket
 import sys
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import uvicorn
 
 from . import __version__
 from .app import Collab
-from .auth import Authorize
 from .errors import CollabError
 from .handshake import Http
 from .history import Retention
 from .hub import LET_GO
 from .tools import COMMANDS
+from .tools.authentication import WAYS, authentication_options, authorize_of
 from .tools.common import DATABASE, explained, history_option
 from .websocket import protocol_class
+
+logger = logging.getLogger("collab.cli")
 
 STACK = 256 * 1024 * 1024
 """Bytes of address space for the stack of the thread that runs everything: pycrdt
@@ -56,24 +57,6 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
-
-
-def _load_function(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> Authorize | None:
-    """The function that ``MODULE:FUNCTION`` names."""
-    if value is None:
-        return None
-    module, _, name = value.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise click.BadParameter(f"Cannot import {value!r}: {exc}.") from exc
-    if not inspect.iscoroutinefunction(function):
-        raise click.BadParameter(f"{value!r} is not an async function.")
-    authorize: Authorize = function
-    return authorize
 
 
 @main.command(context_settings={"auto_envvar_prefix": "COLLAB"})
@@ -111,19 +94,12 @@ def _load_function(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Private key of the certificate (PEM).",
 )
-@click.option(
-    "--authorize",
-    metavar="MODULE:FUNCTION",
-    callback=_load_function,
-    help="An async function of yours that decides who may open what. It is given a "
-    "collab.Attempt, and returns a collab.Grant or None. MODULE is also looked for in "
-    "the working directory.",
-)
+@authentication_options
 @click.option(
     "--allow-anonymous",
     is_flag=True,
     help="Let anybody who can reach this server read and change every document. "
-    "Needed to serve beyond this machine without --authorize.",
+    "Needed to serve beyond this machine if nobody is asked who they are.",
 )
 @click.option(
     "--log-level",
@@ -140,9 +116,9 @@ def serve(
     no_migrate: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
-    authorize: Authorize | None,
     allow_anonymous: bool,
     log_level: str,
+    **options: Any,
 ) -> None:
     """Run the server.
 
@@ -162,12 +138,11 @@ def serve(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
-    if authorize is None and not allow_anonymous and not _is_loopback(host):
-        raise click.UsageError(
-            f"Without --authorize, anybody who can reach {host} could read and change "
-            "every document. If that is what you want, add --allow-anonymous."
-        )
+    authorize = authorize_of(options)
+    _check_open(host, authorize is None, allow_anonymous)
     listener = _listen(host, port)
+    if allow_anonymous:
+        logger.warning("whoever reaches %s may read and change every document", host)
     with explained():
         collab = Collab(
             database,
@@ -199,9 +174,29 @@ def serve(
     _run(Program(collab, uvicorn.Server(config), listener, f"{address}/"))
 
 
+def _check_open(host: str, is_open: bool, allowed: bool) -> None:
+    """Complain if others are let in without being asked, unless that is wanted.
+
+    Raises:
+        click.UsageError: If nobody said that it is, or if both were said.
+    """
+    if allowed and not is_open:
+        raise click.UsageError(
+            "--allow-anonymous lets anybody in who is not asked who they are, and here "
+            "everybody is asked. Leave it out (or COLLAB_ALLOW_ANONYMOUS)."
+        )
+    if is_open and not allowed and not _is_loopback(host):
+        raise click.UsageError(
+            f"Anybody who can reach {host} could read and change every document. Say "
+            f"who is let in with {WAYS}; or, if anybody may, add --allow-anonymous."
+        )
+
+
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        mapped = getattr(address, "ipv4_mapped", None)
+        return (mapped or address).is_loopback
     except ValueError:
         return host == "localhost"
 

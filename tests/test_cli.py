@@ -9,16 +9,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from collab import __version__
 from tests import servers
 from tests.peers import Editor
+from tests.signing import SECRET, token
 
 AS_NOBODY = """
 import os
@@ -127,11 +130,109 @@ def test_a_host_that_nobody_knows_is_named(tmp_path: Path) -> None:
     assert "no.invalid" in said
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org"])
+BEYOND = ["0.0.0.0", "::", "192.168.0.1", "::ffff:0.0.0.0", "example.org"]
+"""Hosts whom others than this machine reach, or may."""
+
+WAYS_IN = {
+    "secret": ("--jwt-secret", SECRET),
+    "webhook": ("--auth-webhook", "http://127.0.0.1:1/authorize"),
+    "keys": ("--jwks", "http://127.0.0.1:1/keys"),
+    "function": ("--authorize", "tests.interop.door:authorize"),
+}
+"""Options that say who is let in."""
+
+
+@pytest.mark.parametrize("host", BEYOND)
 def test_who_serves_the_world_must_say_so(host: str) -> None:
     said = serve("--host", host)
     assert host in said
     assert "--allow-anonymous" in said
+    for option in ("--jwt-secret", "--jwks", "--auth-webhook", "--authorize"):
+        assert option in said
+
+
+@pytest.mark.parametrize("empty", ["COLLAB_JWT_SECRET", "COLLAB_AUTH_WEBHOOK"])
+def test_an_empty_variable_lets_in_nobody(empty: str) -> None:
+    result = collab("serve", "--host", "0.0.0.0", environment={empty: ""})
+    assert "--allow-anonymous" in complaint(result)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_nobody_is_asked_and_let_in_anonymously(way: str, host: str) -> None:
+    said = serve("--host", host, "--allow-anonymous", *WAYS_IN[way])
+    assert "COLLAB_ALLOW_ANONYMOUS" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_who_says_who_is_let_in_may_serve_the_world(way: str, tmp_path: Path) -> None:
+    with servers.running(tmp_path, "--host", "0.0.0.0", *WAYS_IN[way]) as server:
+        with connect(f"{server.ws_url}/d") as client:
+            client.send(b"\0\0\1\0")
+            with suppress(ConnectionClosed):
+                while True:
+                    said = client.recv(60, decode=False)
+                    assert said[:1] == b"\2"
+            code = client.close_code
+            # Nobody is there whom the webhook could ask.
+            assert code == (4503 if way == "webhook" else 4403)
+        assert "whoever reaches" not in server.log()
+
+
+def test_who_lets_anybody_in_is_told_so(tmp_path: Path) -> None:
+    options = ["--host", "0.0.0.0", "--allow-anonymous"]
+    with servers.running(tmp_path, *options) as server:
+        with connect(f"{server.ws_url}/d") as client:
+            assert client.recv(60) == b"\0\0\1\0"
+        assert "whoever reaches 0.0.0.0 may read and change" in server.log()
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--jwt-secret", ""], "openssl rand"),
+        (["--jwt-secret", "short"], "openssl rand"),
+        (["--jwt-secret", SECRET, "--jwt-secret-file", __file__], "not both"),
+        (["--jwt-key", __file__], "BEGIN PUBLIC KEY"),
+        (["--jwt-key", "/nowhere"], "/nowhere"),
+        (["--jwks", "id.example.com"], "not a URL"),
+        (["--jwks", "http://93.184.216.34/keys"], "use https"),
+        (["--jwt-secret", SECRET, "--jwt-access", "owner"], "owner"),
+        (["--jwt-secret", SECRET, "--jwt-leeway", "-1"], "-1"),
+        (["--jwt-audience", "collab"], "--jwt-secret, --jwt-key or --jwks"),
+        (["--jwt-access", "read"], "--jwt-access does nothing"),
+        (["--auth-webhook", "http://169.254.169.254/"], "link-local"),
+        (["--auth-webhook", "http://a/", "--auth-webhook-forward", "Host"], "host"),
+        (["--auth-webhook", "http://a/", "--auth-webhook-timeout", "10"], "10"),
+        (["--auth-webhook", "http://a/", "--auth-webhook-secret", "x"], "bytes"),
+        (["--auth-webhook-cache", "5"], "--auth-webhook-cache does nothing"),
+    ],
+)
+def test_what_cannot_let_anybody_in_is_explained(options: list[str], hint: str) -> None:
+    said = serve(*options)
+    assert hint in said
+    assert SECRET not in said
+
+
+def test_options_for_tokens_may_be_in_the_environment(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    environment = {
+        "COLLAB_HOST": "0.0.0.0",
+        "COLLAB_JWT_SECRET_FILE": str(secret),
+        "COLLAB_JWT_AUDIENCE": "collab other",
+        "COLLAB_JWT_ISSUER": "tests",
+        "COLLAB_JWT_ACCESS": "read",
+        "COLLAB_JWT_COOKIE": "seat",
+    }
+    with servers.running(tmp_path, environment=environment) as server:
+        for aud, greeted in [("collab", True), ("other", True), ("third", False)]:
+            seat = token(aud=aud, iss="tests", documents=None)
+            headers = {"Cookie": f"seat={seat}"}
+            with connect(f"{server.ws_url}/d", additional_headers=headers) as client:
+                client.send(b"\0\0\1\0")
+                assert (client.recv(60) == b"\0\0\1\0") is greeted
 
 
 def test_who_may_come_in_is_decided_by_a_function_of_ones_own(tmp_path: Path) -> None:
@@ -184,6 +285,7 @@ def test_this_machine_is_served_without_ado(tmp_path: Path, host: str) -> None:
         pytest.skip("no IPv6")
     with servers.running(tmp_path, "--host", host) as server:
         assert server.alive
+        assert "whoever reaches" not in server.log()
 
 
 # Databases.

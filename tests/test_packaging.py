@@ -81,6 +81,14 @@ HEALTHCHECK: list[str] = json.loads(RUN.one("HEALTHCHECK").partition("CMD ")[2])
 ENTRYPOINT: list[str] = json.loads(RUN.one("ENTRYPOINT"))
 
 
+def composed() -> dict[str, str]:
+    """The environment that ``compose.yaml`` adds."""
+    lines = re.findall(
+        r'^ {6}(COLLAB_\w+): "(.*)"$', (ROOT / "compose.yaml").read_text(), re.MULTILINE
+    )
+    return dict(lines)
+
+
 # --- the locks
 
 
@@ -170,10 +178,14 @@ class Image:
     def environment(self) -> dict[str, str]:
         settings = [word for line in RUN.all("ENV") for word in line.split()]
         environment = dict(word.split("=", 1) for word in settings)
-        return environment | {
-            "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
-            "COLLAB_DATABASE": self.here(environment["COLLAB_DATABASE"]),
-        }
+        return (
+            environment
+            | composed()
+            | {
+                "PATH": f"{self.prefix}/bin:/usr/bin:/bin",
+                "COLLAB_DATABASE": self.here(environment["COLLAB_DATABASE"]),
+            }
+        )
 
     def here(self, word: str) -> str:
         """A word that names the volume, with our directory instead."""
@@ -365,6 +377,17 @@ def test_the_server_is_ready_and_shows_its_page(image: Image) -> None:
             kind, body = fetch(port, "/" + asset.removeprefix(".").lstrip("/"))
             assert ("javascript" if asset.endswith(".js") else "css") in kind
             assert body
+
+
+def test_it_does_not_start_until_it_knows_who_is_let_in(image: Image) -> None:
+    command = image.command(ENTRYPOINT, 0)
+    environment = {k: v for k, v in image.environment.items() if k not in composed()}
+    result = subprocess.run(
+        command, cwd="/", env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    assert "--jwt-secret" in result.stderr
+    assert "--allow-anonymous" in result.stderr
 
 
 def test_the_health_check_fails_when_nobody_answers(image: Image) -> None:

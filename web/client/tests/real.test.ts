@@ -4,6 +4,7 @@
  */
 
 import { spawn, type ChildProcess } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -58,12 +59,12 @@ afterEach(async () => {
 });
 
 /** Start the server; later times on the same port, with what is on disk. */
-async function start(): Promise<void> {
+async function start(settings: Record<string, string> = {}): Promise<void> {
   const options = ["--port", String(port), "--database", `sqlite:///${folder}/collab.db`];
-  options.push("--authorize", "rules:authorize");
+  if (Object.keys(settings).length === 0) options.push("--authorize", "rules:authorize");
   server = spawn(python, ["-m", "collab", "serve", ...options], {
     stdio: ["ignore", "pipe", "ignore"],
-    env: { ...process.env, PYTHONPATH: folder },
+    env: { ...process.env, PYTHONPATH: folder, ...settings },
   });
   const [line] = (await once(createInterface(server.stdout!), "line")) as [string];
   port = Number(/:(\d+)\//.exec(line)![1]);
@@ -169,6 +170,40 @@ describe.each([webSocket, httpStream, serverSentEvents, longPolling])("$name", (
     // It is delivered now or never, and between two polls nobody listens.
     await until(() => one.send(new Uint8Array([1, 2, 255])) && got.length > 0);
     expect(got[0]).toEqual([1, 2, 255]);
+  });
+
+  it("access ends with its token, unless there is another one", async () => {
+    const secret = "a secret that has thirty-two bytes, or more";
+    /** A token with which access ends in so many seconds; the server adds ten. */
+    const mint = (seconds: number): string => {
+      const spell = (part: object) => Buffer.from(JSON.stringify(part)).toString("base64url");
+      const exp = Math.floor(Date.now() / 1_000) - 10 + seconds;
+      const claims = { sub: "ann", documents: { doc: "write" }, exp };
+      const signed = `${spell({ alg: "HS256" })}.${spell(claims)}`;
+      return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
+    };
+    await kill();
+    await start({ COLLAB_JWT_SECRET: secret });
+    let minted = 0;
+    let away = 0;
+    const renew = (): string => {
+      minted += 1;
+      return mint(4);
+    };
+    const asked = await open("doc", connect({ token: renew }));
+    asked.on("status", () => (away += 1));
+    const client = connect({ token: mint(4) });
+    const fixed = await open("doc", client);
+    await until(() => fixed.status === "closed");
+    expect(fixed.error).toMatchObject({ code: 4403, reason: "access has expired" });
+    await until(() => minted > 3);
+    expect(away).toBe(0);
+    type(asked, "still here");
+    type(fixed, "and back, ");
+    client.setToken(mint(600));
+    await Promise.all([asked.whenSaved(), fixed.whenSaved()]);
+    await until(() => read(fixed) === read(asked));
+    expect(read(fixed)).toContain("and back");
   });
 
   it("the way to the server can be measured", async () => {
