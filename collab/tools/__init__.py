@@ -9,6 +9,7 @@ import click
 from .chores import check_documents, compact_documents, import_from
 from .documents import docs
 from .tables import db
+from .tokens import token
 
 COMMANDS: Sequence[click.Command] = (
     db,
@@ -16,4 +17,5 @@ COMMANDS: Sequence[click.Command] = (
     compact_documents,
     check_documents,
     import_from,
+    token,
 )
