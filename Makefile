@@ -20,8 +20,8 @@ export PIP_ROOT_USER_ACTION := ignore
 packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
-.PHONY: help setup web serve style types check test quick browser databases proxies bench \
-	bench-store bench-large bench-rolling bench-reconnect wheel lock clean
+.PHONY: help setup web serve style types check test quick browser databases proxies \
+	bench bench-store bench-large bench-rolling bench-reconnect autobahn wheel lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,9 @@ bench-large: setup ## measure how long 20 MB keep others waiting
 
 bench-reconnect: setup $(call packages,benchmarks/*) ## measure how 1,000 clients come back, beside the peers
 	$(PY) -m benchmarks.reconnect $(ARGS)
+
+autobahn: setup ## the Autobahn test suite of RFC 6455 (ARGS="1.* 2.*" for some cases)
+	$(PY) -m tests.autobahn $(ARGS)
 
 wheel: setup web ## build dist/*.whl and dist/*.tar.gz
 	rm -rf dist

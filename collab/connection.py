@@ -23,6 +23,7 @@ from .errors import (
     BadName,
     CollabError,
     NothingOpened,
+    NotText,
     ProtocolError,
     WrongDialect,
 )
@@ -253,7 +254,7 @@ class NamedConnection:
         try:
             text = payload.decode()
         except UnicodeDecodeError:
-            raise ProtocolError("text message is not UTF-8") from None
+            raise NotText("text message is not UTF-8") from None
         if not text.startswith(CUSTOM):
             raise ProtocolError("text message: all messages are binary")
         if self.channel.room is not None:

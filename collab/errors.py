@@ -5,6 +5,7 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     CollabError
     ├── ProtocolError               4400 / 400
     │   ├── FrameTooBig             1009 / 413
+    │   ├── NotText                 1007 / 400
     │   ├── WrongDialect            4400 / 400
     │   ├── BadRequest              4400 / 400
     │   └── BadName                 4400 / 400
@@ -63,6 +64,12 @@ class FrameTooBig(ProtocolError):
 
     def __str__(self) -> str:
         return f"frame of {self.size} bytes exceeds the limit of {self.limit} bytes"
+
+
+class NotText(ProtocolError):
+    """Raised when a text message is not UTF-8. (RFC 6455, section 8.1)"""
+
+    close_code = 1007
 
 
 class WrongDialect(ProtocolError):

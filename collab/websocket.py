@@ -73,6 +73,7 @@ class WebSocket(asyncio.Protocol):
         "_refused",
         "_spoke",
         "_stale",
+        "_texting",
         "_transport",
         "_turn",
     )
@@ -93,6 +94,8 @@ class WebSocket(asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._fragments_size = 0
         self._stale = False
+        self._texting = False
+        """Whether the message that comes in pieces is a text."""
         self._inbox: deque[tuple[Opcode, bool, bytes]] | None = None
         """Frames that wait, while a message takes a while."""
         self._departed = False
@@ -170,6 +173,8 @@ class WebSocket(asyncio.Protocol):
     def _receive_any(self, data: bytes) -> None:
         protocol = self._wake()
         protocol.receive_data(data)
+        if protocol.state is State.OPEN:
+            self._pump()  # Pongs, which are not to wait for what takes longer.
         for event in protocol.events_received():
             if isinstance(event, Frame):
                 self._receive(event.opcode, event.fin, bytes(event.data))
@@ -291,19 +296,23 @@ class WebSocket(asyncio.Protocol):
             return
         assert name is not None
         self._write(protocol.data_to_send())
-        visitor = read_visitor(request, self._peer())
-        connection = connect(
+        self._connection = connection = self._connect(protocol, name, request)
+        self._left = 0
+        self._spoke = self.hub.wheel.add(self)
+        self._await(connection.open())
+
+    def _connect(
+        self, protocol: ServerProtocol, name: str, request: Request
+    ) -> Connection:
+        """The connection that gets the messages of this client."""
+        return connect(
             self.hub,
             name,
             protocol.subprotocol,
             encodings(protocol),
             _Carrier(self),
-            visitor,
+            read_visitor(request, self._peer()),
         )
-        self._connection = connection
-        self._left = 0
-        self._spoke = self.hub.wheel.add(self)
-        self._await(connection.open())
 
     # Frames.
 
@@ -320,19 +329,20 @@ class WebSocket(asyncio.Protocol):
                 waiting = connection.receive(payload)
                 if waiting is not None:
                     self._await(waiting)
-            elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
-                self._assemble(connection, fin, payload)
-            elif opcode is Opcode.TEXT:
-                if not fin:
-                    raise ProtocolError("text message in several frames")
+            elif opcode is Opcode.TEXT and fin:
                 connection.receive_text(payload)
+            elif opcode is Opcode.CONT or not fin:  # Control frames are never split.
+                self._assemble(connection, opcode, fin, payload)
         except CollabError as exc:
             self.refuse(exc)
 
-    def _assemble(self, connection: Connection, fin: bool, payload: bytes) -> None:
+    def _assemble(
+        self, connection: Connection, opcode: Opcode, fin: bool, payload: bytes
+    ) -> None:
         if self._fragments is None:
             self._fragments = []
             self._fragments_size = 0
+            self._texting = opcode is Opcode.TEXT
         self._fragments.append(payload)
         self._fragments_size += len(payload)
         if len(self._fragments) > MAX_FRAGMENTS:
@@ -341,7 +351,10 @@ class WebSocket(asyncio.Protocol):
             payload = b"".join(self._fragments)
             self._fragments = None
             self._stale = False
-            self._await(connection.receive(payload))
+            if self._texting:
+                connection.receive_text(payload)
+            else:
+                self._await(connection.receive(payload))
 
     def _await(self, waiting: Awaitable[None] | None) -> None:
         """Read nothing more until something is done."""

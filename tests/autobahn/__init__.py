@@ -1,0 +1,1 @@
+"""The Autobahn test suite, and a server that it can test: see ``README.md`` here."""
