@@ -18,6 +18,11 @@ from typing import Final, TypeVar
 from .errors import UpdateRejected
 from .wire import MAX_UINT
 
+UNSAFE: Final = "__proto__"
+"""A key that Yjs and lib0 assign like any other, which makes an object one of another
+kind. Where that is bytes, it can neither be read nor encoded: each client of the
+document throws, for ever. Nor does any other value come out as it went in."""
+
 SLICE: Final = 2_000
 """Structs or values between two pauses of what is read in steps: 3 to 6 ms of work."""
 
@@ -124,7 +129,9 @@ def skip_values(
             yield
             budget = SLICE
         if left & 1:
-            _, at = read_text(update, at)
+            key, at = read_text(update, at)
+            if key == UNSAFE:
+                raise UpdateRejected("unsafe-key")
         kind = update[at]
         at += 1
         if kind == _STRING:

@@ -24,7 +24,7 @@ from . import wire
 from .contents import finish
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
-from .joining import Joined, same
+from .joining import Joined, same, trim_steps
 from .splitting import PIECE, split
 from .updates import ACCEPTED, LARGE, Parsed, cut, parse, parse_steps
 
@@ -164,6 +164,8 @@ class Document:
             parsed = parse(update)
         verdict = self.gate.judge(parsed)
         if verdict is Verdict.READY:
+            if parsed.partial:
+                update, parsed = finish(self._shorten(update, parsed))
             self._take(update, parsed)
             if self.waiting:
                 return Outcome.APPLIED, [update, *finish(self._release(parsed))]
@@ -188,6 +190,8 @@ class Document:
             parsed = yield from parse_steps(update, cuts={})
         verdict = yield from self.gate.judge_steps(parsed)
         if verdict is Verdict.READY:
+            if parsed.partial:
+                update, parsed = yield from self._shorten(update, parsed)
             yield from self._take_steps(update, parsed)
             if self.waiting:
                 released = yield from self._release(parsed)
@@ -210,6 +214,20 @@ class Document:
             parsed = yield from parse_steps(update, cuts={})
         verdict = yield from self.gate.judge_steps(parsed)
         return verdict is Verdict.REPEAT
+
+    def _shorten(
+        self, update: bytes, parsed: Parsed
+    ) -> Generator[None, None, tuple[bytes, Parsed]]:
+        """Leave out what is known of an update that is ready.
+
+        Yjs fails at an item whose beginning it knows, and has collected.
+        """
+        whole = yield from parse_steps(update, ACCEPTED, {})
+        trimmed = yield from trim_steps(update, whole, self.gate.clocks)
+        news = yield from parse_steps(trimmed, ACCEPTED, {})
+        yield from self.gate.judge_steps(news)
+        news.faithful = news.faithful and parsed.faithful
+        return trimmed, news
 
     def _take(self, update: bytes, parsed: Parsed) -> None:
         if self.raw is not None:
@@ -281,13 +299,13 @@ class Document:
             if len(update) > LARGE:
                 self._large_parked -= 1
 
-    def _release(self, news: Parsed) -> Generator[None, None, list[bytes]]:
+    def _release(self, first: Parsed) -> Generator[None, None, list[bytes]]:
         """Apply what no longer waits, given that an update was accepted.
 
         Returns it, in causal order. There are pauses if any of it is large.
         """
         released: list[bytes] = []
-        queue = [news]
+        queue = [first]
         while queue:
             accepted = queue.pop()
             for client in accepted.clients():
@@ -296,13 +314,15 @@ class Document:
                     _, update = heappop(heap)
                     if update not in self.parked:
                         continue
-                    parsed = self.parked[update]
+                    parsed, news = self.parked[update], update
                     large = len(update) > LARGE
                     try:
                         if large:
                             verdict = yield from self.gate.judge_steps(parsed)
                         else:
                             verdict = self.gate.judge(parsed)
+                        if verdict is Verdict.READY and parsed.partial:
+                            news, parsed = yield from self._shorten(update, parsed)
                     except UpdateRejected:
                         verdict = Verdict.REPEAT  # It can never be applied: let it go.
                     except QuotaExceeded:
@@ -316,15 +336,15 @@ class Document:
                     if verdict is Verdict.READY:
                         try:
                             if large:
-                                yield from self._take_steps(update, parsed)
+                                yield from self._take_steps(news, parsed)
                             else:
-                                self._take(update, parsed)
+                                self._take(news, parsed)
                         except DocumentBroken:
                             # Who sent what it waited for is not to blame.
                             self.culprit = update
                             return released
                         queue.append(parsed)
-                        released.append(update)
+                        released.append(news)
                 if heap is not None and not heap:
                     del self.waiting[client]
         return released

@@ -147,6 +147,7 @@ class UpdateRejected(CollabError):
     ``xml-hook``                Y.XmlHook, which pycrdt re-encodes as something else
     ``invalid-subdocument``     a subdocument whose options are not a map
     ``format-as-map-entry``     a formatting mark where a map's value should be
+    ``unsafe-key``              a key ``__proto__``, at which JavaScript stumbles
     ``long-map-entry``          several values, or a text, where a map's value should be
     ``between-two-places``      an item with a neighbour that is elsewhere
     ``parent-not-a-type``       an item inside of something that has no inside

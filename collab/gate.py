@@ -47,8 +47,9 @@ _NONE: Final[Ranges] = []
 _PAUSE: Final = SLICE * STRIDE
 """Numbers of a trail between two pauses."""
 
-_VERSION: Final = 1
-"""The version of the encoding of a gate."""
+_VERSION: Final = 2
+"""The version of the encoding of a gate. Version 1 did not tell what came as deleted
+from what was deleted later."""
 
 
 def _check_long_entry(
@@ -108,6 +109,8 @@ def compare(clocks: Mapping[int, int], parsed: Parsed) -> Verdict:
                 end = ranges[at + 1]
         if end > known:
             verdict = Verdict.READY
+            if ranges[0] < known:
+                parsed.partial = True
     for client, clock in parsed.needs.items():
         if clock >= clocks.get(client, 0):
             carried = parsed.ranges.get(client)
@@ -131,7 +134,16 @@ class Gate:
     known and deleted.
     """
 
-    __slots__ = ("clocks", "deleted", "faithful", "limits", "lows", "places", "types")
+    __slots__ = (
+        "clocks",
+        "deleted",
+        "faithful",
+        "gone",
+        "limits",
+        "lows",
+        "places",
+        "types",
+    )
 
     def __init__(self, limits: UpdateLimits = DEFAULT) -> None:
         self.limits = limits
@@ -154,6 +166,8 @@ class Gate:
         """
         self.lows: dict[int, array[int]] = {}
         """The clocks of the second halves of surrogate pairs, ascending."""
+        self.gone: dict[int, Ranges] = {}
+        """The clocks that came as deleted already: what they held, nobody knows."""
         self.types: dict[int, array[int]] = {}
         """The clocks of shared types, ascending."""
         self.places: dict[int, _Runs] = {}
@@ -245,6 +259,7 @@ class Gate:
             # What is known is as it was, whatever an update brings in its place.
             if new_gone := behind(gone, self.clocks.get(client, 0)):
                 unite(self.deleted.setdefault(client, []), new_gone)
+                unite(self.gone.setdefault(client, []), new_gone)
         for client, deletes in parsed.deletes.items():
             known = self.deleted.get(client)
             if known is None:
@@ -263,6 +278,7 @@ class Gate:
         for client, gone in parsed.gone.items():
             if new_gone := behind(gone, self.clocks.get(client, 0)):
                 yield from unite_steps(self.deleted.setdefault(client, []), new_gone)
+                yield from unite_steps(self.gone.setdefault(client, []), new_gone)
         for client, deletes in parsed.deletes.items():
             yield from unite_steps(self.deleted.setdefault(client, []), deletes)
         self._count(parsed)
@@ -315,11 +331,12 @@ class Gate:
                     or cut(client, start)
                 ):
                     return True
-        for client, deletes in parsed.deletes.items():
-            for at in range(0, len(deletes), SLICE):
-                if any(cut(client, clock) for clock in deletes[at : at + SLICE]):
-                    return True
-                yield
+        for edges in (parsed.deletes, parsed.joints):
+            for client, clocks in edges.items():
+                for at in range(0, len(clocks), SLICE):
+                    if any(cut(client, clock) for clock in clocks[at : at + SLICE]):
+                        return True
+                    yield
         return False
 
     def _find_places(
@@ -410,7 +427,11 @@ class Gate:
         places: Mapping[int, list[int]],
         starts: Mapping[int, Sequence[int]],
     ) -> Generator[None, None, None]:
-        """Check that items are on the same level as what is to their right."""
+        """Check that items are on the same level as what is to their right.
+
+        What is at a root is never collected. Yjs collects what is behind something
+        there and before something that is; pycrdt doesn't.
+        """
         for client, own in places.items():
             known = self.clocks.get(client, 0)
             if parsed.ranges[client][-1] <= known:
@@ -438,14 +459,18 @@ class Gate:
                     beside = self.place(right, clock)
                 else:
                     beside = places[right][bisect_right(starts[right], clock) - 1]
-                if beside not in (place, _COLLECTED):
+                if beside != place and (beside != _COLLECTED or place < 2):
                     raise UpdateRejected("between-two-places")
 
     def _has_inside(self, parsed: Parsed, client: int, clock: int) -> bool:
-        """Whether an item is a shared type, or deleted (it may have been one)."""
+        """Whether an item is a shared type, or came as deleted: it may have been one.
+
+        One that is known to be something else is none, deleted or not. An update that
+        brings both, as that of a newcomer does, would fail in pycrdt.
+        """
         if clock < self.clocks.get(client, 0):
             types: Mapping[int, array[int]] = self.types
-            gone: Mapping[int, Ranges] = self.deleted
+            gone: Mapping[int, Ranges] = self.gone
         else:
             types = parsed.types
             gone = parsed.gone
@@ -481,6 +506,7 @@ class Gate:
         encoded = bytearray((_VERSION, self.faithful))
         _write_map(encoded, {c: [n] for c, n in self.clocks.items()})
         _write_map(encoded, self.deleted)
+        _write_map(encoded, self.gone)
         _write_map(encoded, self.lows)
         _write_map(encoded, self.types)
         _write_map(encoded, {c: runs.starts for c, runs in self.places.items()})
@@ -509,12 +535,16 @@ class Gate:
         """
         gate = cls(limits)
         try:
-            if encoded[0] != _VERSION or encoded[1] > 1:
+            if encoded[0] not in (1, _VERSION) or encoded[1] > 1:
                 raise ValueError("not a gate of this version")
             gate.faithful = bool(encoded[1])
             clocks, at = yield from _read_map(encoded, 2)
             gate.clocks = {client: known for client, (known,) in clocks.items()}
             gate.deleted, at = yield from _read_map(encoded, at)
+            if encoded[0] > 1:
+                gate.gone, at = yield from _read_map(encoded, at)
+            else:
+                gate.gone = {c: ranges.copy() for c, ranges in gate.deleted.items()}
             lows, at = yield from _read_map(encoded, at)
             gate.lows = {client: array("I", found) for client, found in lows.items()}
             types, at = yield from _read_map(encoded, at)

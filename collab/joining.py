@@ -19,7 +19,7 @@ from typing import Final
 
 from .contents import SLICE, finish, read_text, read_uint, skip_values
 from .ranges import Ranges, unite, unite_steps
-from .updates import ACCEPTED, DEFAULT, LARGE, cut, parse_steps
+from .updates import ACCEPTED, DEFAULT, LARGE, Parsed, cut, parse_steps
 from .wire import data, uint
 
 _STEP: Final = 20_000
@@ -79,13 +79,7 @@ class Joined:
         for client in lacking:
             pieces += self._sections[client].since(clocks.get(client, 0))
             yield
-        pieces.append(uint(len(self._deletes)))
-        for client, ranges in sorted(self._deletes.items(), reverse=True):
-            pieces += uint(client), uint(len(ranges) // 2)
-            for at in range(0, len(ranges), 2):
-                if at % SLICE == SLICE - 2:
-                    yield
-                pieces += uint(ranges[at]), uint(ranges[at + 1] - ranges[at])
+        yield from _put_deletes(pieces, self._deletes)
         return b"".join(pieces)
 
     def settle_steps(self) -> Generator[None, None, None]:
@@ -182,14 +176,44 @@ class _Section:
         return [head, rest, bytes(memoryview(self.encoded)[at:])]
 
 
+def trim_steps(
+    update: bytes, parsed: Parsed, known: Mapping[int, int]
+) -> Generator[None, None, bytes]:
+    """Encode only what is not known of an update that is ready, with pauses.
+
+    ``parsed`` is what the parser says of it, with its cuts.
+    """
+    pieces: list[bytes] = []
+    count = 0
+    for client, cuts in parsed.cuts.items():
+        section = _Section(client)
+        section.end = start = known.get(client, 0)
+        ranges = parsed.ranges[client]
+        yield from section.add(update, cuts, parsed.bounds[client][1], ranges)
+        if section.end > start:
+            pieces += section.since(start)
+            count += 1
+    yield from _put_deletes(pieces, parsed.deletes)
+    return uint(count) + b"".join(pieces)
+
+
 def encode_deletes(deletes: Mapping[int, Ranges]) -> bytes:
     """Encode deletions as what stands behind the structs of an update."""
-    pieces = [uint(len(deletes))]
+    pieces: list[bytes] = []
+    finish(_put_deletes(pieces, deletes))
+    return b"".join(pieces)
+
+
+def _put_deletes(
+    pieces: list[bytes], deletes: Mapping[int, Ranges]
+) -> Generator[None, None, None]:
+    pieces.append(uint(len(deletes)))
     for client, ranges in sorted(deletes.items(), reverse=True):
         pieces += uint(client), uint(len(ranges) // 2)
-        for start, end in zip(ranges[::2], ranges[1::2], strict=True):
-            pieces += uint(start), uint(end - start)
-    return b"".join(pieces)
+        for at in range(0, len(ranges), 2):
+            if at % SLICE == SLICE - 2:
+                yield
+            pieces += uint(ranges[at]), uint(ranges[at + 1] - ranges[at])
 
 
 def _rest(struct: bytes, client: int, clock: int, known: int) -> bytes:

@@ -266,15 +266,14 @@ class Room:
         if self.document.culprit is not None:
             self.broken = True
         if outcome is not Outcome.REPEATED:
-            self.ledger.unsaved.append((update, session.who))
-            owner = session.owner
-            for news in visible:
-                author = owner if news is update else self.early.pop(news, None)
-                self.fresh.append((news, author))
+            kept = visible[0] if visible else update  # Only what is news.
+            self.ledger.unsaved.append((kept, session.who))
+            others = [self.early.pop(news, None) for news in visible[1:]]
+            self.fresh += zip(visible, [session.owner, *others], strict=False)
             if self.early and not self.document.parked:
                 self.early.clear()
             if outcome is Outcome.PARKED:
-                self.early[update] = owner
+                self.early[update] = session.owner
                 if not session.lacking:
                     session.lacking = True
                     self.lacking.append(session)

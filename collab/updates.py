@@ -19,6 +19,7 @@ from typing import Final
 from .contents import (
     MAP,
     SLICE,
+    UNSAFE,
     finish,
     note_lows,
     read_count,
@@ -103,10 +104,12 @@ class Parsed:
         "exact",
         "faithful",
         "gone",
+        "joints",
         "lows",
         "missing",
         "needs",
         "nested",
+        "partial",
         "places",
         "ranges",
         "size",
@@ -136,10 +139,12 @@ class Parsed:
         """The clocks that it carries as already deleted."""
         self.lows: Mapping[int, array[int]] = _NO_CLOCKS
         """The clocks of the second halves of surrogate pairs."""
+        self.joints: Mapping[int, Sequence[int]] = _NO_TRAILS
+        """The clocks at which one range of deletes ends and the next begins."""
         self.types: Mapping[int, array[int]] = _NO_CLOCKS
         """The clocks of shared types."""
         self.nested = False
-        """Whether an item is anywhere else than in a list at the root."""
+        """Whether a struct is anywhere else than in a list at the root."""
         self.exact = True
         """Whether pycrdt would encode its values as they are, of a document or only
         merging. It makes numbers of BigInts, and rounds long fractions in JSON."""
@@ -153,6 +158,8 @@ class Parsed:
         self.faithful = True
         """After ``READY``: whether pycrdt's encoding can be trusted with it. Once it
         is applied, ``Gate.faithful`` says so of the document."""
+        self.partial = False
+        """After ``READY``: whether it may begin with what is known of a client."""
         self.places: dict[int, list[int]] | None = None
         """After ``READY``: where the items of ``trails`` are, if the document nests."""
 
@@ -167,8 +174,7 @@ def parse(update: bytes, limits: UpdateLimits = DEFAULT) -> Parsed:
     Raises:
         UpdateRejected: If it is malformed, or nothing that Yjs would write.
     """
-    parsed = _parse_keystroke(update)
-    return parsed if parsed is not None else finish(parse_steps(update, limits))
+    return _parse_keystroke(update) or finish(parse_steps(update, limits))
 
 
 def _parse_keystroke(update: bytes) -> Parsed | None:
@@ -378,6 +384,7 @@ def _parse(
                         carried += (start, clock)
                     start = end
                 else:
+                    nested = True
                     note((clock, GONE, 0, 0, 0, 0))
                     extend(gone.setdefault(client, []), clock, end)
                 following = False
@@ -439,6 +446,8 @@ def _parse(
                     how |= KEYED
                     nested = True
                     key, at = read_text(update, at)
+                    if key == UNSAFE:
+                        raise UpdateRejected("unsafe-key")
                     before = writes.get((parent, key), 0)
                     writes[parent, key] = before + 1
                     rivals += before
@@ -541,6 +550,7 @@ def _parse(
         yield from check_order(ranges, trails, links)
 
     deletes: dict[int, Ranges] = {}
+    joints: dict[int, list[int]] = {}
     clients, at = read_count(update, at, 2)
     for _ in range(clients):
         client, at = read_uint(update, at)
@@ -567,6 +577,7 @@ def _parse(
             if not length:
                 raise UpdateRejected("empty-struct", "deletes")
             if deleted and clock == end:
+                joints.setdefault(client, []).append(clock)
                 deleted[-1] = end = clock + length
             else:
                 end = clock + length
@@ -578,6 +589,7 @@ def _parse(
 
     parsed = Parsed(size, ranges, needs, deletes, trails)
     parsed.gone = gone
+    parsed.joints = joints
     parsed.lows = lows
     parsed.types = types
     parsed.nested = nested

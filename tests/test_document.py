@@ -22,7 +22,7 @@ from collab.errors import (
 )
 from collab.joining import same
 from collab.updates import parse
-from tests.crafted import sections
+from tests.crafted import hexed, sections, typed
 from tests.traces import generate
 from tests.vectors import YJS, history
 
@@ -543,3 +543,49 @@ def test_many_small_updates_that_wait_are_too_many_at_last() -> None:
     with pytest.raises(QuotaExceeded):
         park()
     assert 1 < len(document.parked) <= MAX_PARKED // PARKING
+
+
+COLLECTED = hexed("01 01 05 00 00 03 00")
+"""Three clocks that somebody has collected."""
+
+NEWS = hexed("01 01 05 03 84 05 02 01 64 00")
+"""The last letter of "abcd"."""
+
+
+def test_of_what_is_partly_known_only_the_news_is_shown() -> None:
+    # Yjs throws at an item of which it has collected the beginning.
+    document = made([COLLECTED])
+    assert document.apply(typed(5, 0, "abcd", None)) == (Outcome.APPLIED, [NEWS])
+    assert document.gate.clocks == {5: 4}
+    assert document.apply(NEWS) == (Outcome.REPEATED, [])
+
+
+def test_of_what_was_parked_and_is_partly_known_only_the_news_is_shown() -> None:
+    document = Document()
+    late, partial = typed(6, 1, "y", (6, 0)), typed(5, 0, "abcd", None)
+    two = b"\x02" + late[1:-1] + partial[1:]
+    assert document.apply(two) == (Outcome.PARKED, [])
+    document.apply(COLLECTED)
+    first = typed(6, 0, "x", None)
+    outcome, visible = document.apply(first)
+    assert outcome is Outcome.APPLIED
+    assert visible[0] == first
+    assert sections(visible[1])[0] == {6: late[1:-1], 5: NEWS[1:-1]}
+
+
+def test_the_news_of_half_an_emoji_are_not_trusted() -> None:
+    document = made([typed(5, 0, "a\ufffd", None)])
+    outcome, visible = document.apply(typed(5, 0, "a\U0001f600b", None))
+    assert outcome is Outcome.APPLIED
+    assert visible == [typed(5, 2, "\ufffdb", (5, 1))]
+    assert not document.gate.faithful
+    assert load(document.state()) == "a\ufffd\ufffdb"
+
+
+def test_the_news_of_what_is_large_are_found_in_steps() -> None:
+    whole = typed(5, 0, "x" * 100_000, None)
+    document = made([typed(5, 0, "x" * 60_000, None)])
+    outcome, visible = finish(document.apply_steps(whole))
+    assert outcome is Outcome.APPLIED
+    assert visible == [typed(5, 60_000, "x" * 40_000, (5, 59_999))]
+    assert read(document) == "x" * 100_000

@@ -235,6 +235,17 @@ def test_an_item_is_not_between_a_list_and_a_map() -> None:
     take(gate_of(collected), item("c4 05 00 05 01 01 61", 6))
 
 
+def test_what_is_at_a_root_is_not_before_what_is_collected() -> None:
+    # Yjs would collect it, and pycrdt would not.
+    history = typed(5, 0, "a", None), hexed("01 01 06 00 00 01 00")
+    before = hexed("01 01 05 01 c4 05 00 06 00 01 62 00")
+    assert kind(before, *history) == "between-two-places"
+    # Of what is in a type nobody knows: it may have been deleted meanwhile.
+    inner = hexed("01 01 05 01 04 00 05 00 01 61 00")
+    gate = gate_of(nest(5, 0, None), inner, history[1])
+    take(gate, hexed("01 01 05 02 c4 05 01 06 00 01 62 00"))
+
+
 def test_what_continues_something_known_is_where_that_is() -> None:
     typing = hexed("01 01 05 00 04 01 01 74 02 6162 00")
     entry = hexed("01 01 05 00 28 01 01 6d 01 6b 03 7e 7e 7e 01 05 01 00 03")
@@ -254,11 +265,21 @@ def test_an_item_is_within_a_type_or_what_may_have_been_one() -> None:
     take(gate_of(nest(5, 0, None), deleted(5, 0, 1)), inside)
 
 
+def test_an_item_is_not_within_a_letter_that_was_deleted() -> None:
+    inside = hexed("01 01 06 00 04 00 05 00 01 61 00")
+    letter = typed(5, 0, "a", None), deleted(5, 0, 1)
+    assert kind(inside, *letter) == "parent-not-a-type"
+    restarted = Gate.decode(gate_of(*letter).encode())
+    with pytest.raises(UpdateRejected):
+        restarted.judge(parse(inside))
+
+
 @pytest.mark.parametrize(
     "edge",
     [
         deleted(5, 0, 2),
         deleted(5, 2, 1),
+        deleted(5, 1, 1, 2, 1),
         typed(6, 0, "x", (5, 1)),
         item("44 05 02 01 78", client=6),
         item("c4 05 03 05 02 01 78", client=6),
@@ -346,7 +367,15 @@ def test_what_is_not_a_gate_is_an_error() -> None:
     with pytest.raises(ValueError, match="gate"):
         Gate.decode(good + b"\x00")
     with pytest.raises(ValueError, match="version"):
-        Gate.decode(b"\x02" + good[1:])
+        Gate.decode(b"\x03" + good[1:])
+
+
+def test_a_gate_of_version_1_is_read() -> None:
+    # Recorded before what came as deleted was told from what was deleted later.
+    old = hexed("01 0101 05 01 0201 05 02 00 01000000")
+    gate = Gate.decode(old)
+    assert (gate.clocks, gate.deleted) == ({5: 2}, {5: [0, 1]})
+    take(gate, hexed("01 01 06 00 04 00 05 00 01 61 00"))
 
 
 def test_a_replica_that_deleted_more_covers_one_that_did_not() -> None:

@@ -181,14 +181,15 @@ class World:
         self.heard = [0] * plan.browsers
         self.servants_heard = 0
         self.foreign: list[bytes] = []
+        """Updates that the process does not have yet, but we count."""
 
     def round(self, edits: int) -> None:
         deliver = self._deliveries()
         for servant in self.servants:
             for _ in range(self.chance.randrange(edits // 4)):
                 servant.edit(self.chance)
-        foreign = self._collect()
-        made, _ = self.node.ask(
+        self._collect()
+        made = self._ask(
             "round",
             seed=self.chance.randrange(2**32),
             edits=edits,
@@ -200,17 +201,25 @@ class World:
                 "merges": self.plan.merges,
             },
             deliver=deliver,
-            foreign=[base64(update) for update in foreign],
         )
-        self._enroll(foreign)
-        self._enroll([b64decode(update) for _, _, update in made])
+        self._enroll(made)
         self._transmit(self.plan.disorder)
 
-    def _collect(self) -> list[bytes]:
+    def _ask(self, op: str, **request: object) -> list[bytes]:
+        """Ask the process, and return what its clients made."""
+        foreign = [base64(update) for update in self.foreign]
+        self.foreign.clear()
+        made, _ = self.node.ask(op, foreign=foreign, **request)
+        return [b64decode(update) for _, _, update in made]
+
+    def _collect(self) -> bool:
+        """Take what servants made; say whether there is anything."""
         made = [update for servant in self.servants for update in servant.made]
         for servant in self.servants:
             servant.made.clear()
-        return made
+        self.foreign += made
+        self._enroll(made)
+        return bool(made)
 
     def _enroll(self, updates: list[bytes]) -> None:
         for update in updates:
@@ -231,7 +240,12 @@ class World:
         count = max(0, len(self.held) - keep)
         for update in self.held[:count]:
             _, seen = self.document.apply(update)
-            self.order += [self.number[update] for update in seen]
+            for news in seen:
+                if news not in self.number:  # A part of what was sent.
+                    self.number[news] = len(self.updates)
+                    self.updates.append(news)
+                    self.foreign.append(news)
+                self.order.append(self.number[news])
         del self.held[:count]
 
     def _deliveries(self) -> list[tuple[int, list[int]]]:
@@ -253,9 +267,9 @@ class World:
 
     def settle(self) -> None:
         """Everybody comes back and hears everything."""
-        made, _ = self.node.ask("online", seed=self.plan.seed)
+        made = self._ask("online", seed=self.plan.seed)
         while True:
-            self._enroll([b64decode(update) for _, _, update in made])
+            self._enroll(made)
             self._transmit(0)
             foreign = self._collect()
             if not self.held and not made and not foreign:
@@ -267,17 +281,9 @@ class World:
                     break
                 self.heard = [len(self.order)] * len(self.heard)
                 self._deliveries()
-                made, _ = self.node.ask("settle", deliver=deliver)
+                made = self._ask("settle", deliver=deliver)
                 continue
-            made, _ = self.node.ask(
-                "round",
-                seed=0,
-                edits=0,
-                mix={"merges": 0},
-                deliver=[],
-                foreign=[base64(update) for update in foreign],
-            )
-            self._enroll(foreign)
+            made = self._ask("round", seed=0, edits=0, mix={"merges": 0}, deliver=[])
 
 
 def known(state: bytes) -> Gate:

@@ -368,9 +368,6 @@ def test_nothing_follows_a_map_entry_that_may_have_been_a_type() -> None:
 
 
 def test_what_would_be_judged_otherwise_as_one_stays() -> None:
-    # The gate takes a string that was deleted for what may have been a type.
-    inside = item("04 00 05 00 01 62", clock=1)
-    assert spans(log(typed(5, 0, "a", None), deleted(5, 0, 1), inside)) == []
     # Both halves of an emoji at once are none.
     halves = deleted(5, 0, 1), deleted(5, 1, 1)
     assert spans(log(typed(5, 0, "😀", None), *halves)) == []

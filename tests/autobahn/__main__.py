@@ -67,7 +67,7 @@ class Python2:
         }
 
     def run(self, *arguments: str) -> None:
-        command = [self.program, "-W", "ignore", "-m", *arguments]
+        command = [str(self.program), "-W", "ignore", "-m", *arguments]
         subprocess.run(
             command, cwd=self.folder, env=self.environment, check=True, stdout=2
         )

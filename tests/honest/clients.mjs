@@ -259,11 +259,10 @@ const toggle = (client, number, random) => {
   }
 }
 
-const round = ({ seed, edits, mix, deliver, foreign }) => {
+const round = ({ seed, edits, mix, deliver }) => {
   const random = generator(seed)
   // Whether there are values that pycrdt does not encode as they are.
   random.odd = mix.odd ?? false
-  for (const update of foreign) updates.push(fromBase64(update))
   for (const [number, indices] of deliver) {
     for (const index of indices) Y.applyUpdate(clients[number].doc, updates[index], 'remote')
   }
@@ -327,8 +326,9 @@ const handlers = {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { op, ...request } = JSON.parse(line)
+  const { op, foreign = [], ...request } = JSON.parse(line)
   made = []
+  for (const update of foreign) updates.push(fromBase64(update))
   let message
   try {
     const answer = handlers[op](request) ?? {}
