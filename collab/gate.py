@@ -429,8 +429,8 @@ class Gate:
     ) -> Generator[None, None, None]:
         """Check that items are on the same level as what is to their right.
 
-        What is at a root is never collected. Yjs collects what is behind something
-        there and before something that is; pycrdt doesn't.
+        What is at a root is never collected. What is between something there and
+        something that is, Yjs collects and pycrdt does not.
         """
         for client, own in places.items():
             known = self.clocks.get(client, 0)
@@ -452,14 +452,16 @@ class Gate:
                 if index % SLICE == SLICE - 1:
                     yield
                 at = index * STRIDE
-                if trail[at + 1] & 3 != ORIGIN | RIGHT or place in (-1, _COLLECTED):
+                if trail[at + 1] & 3 != ORIGIN | RIGHT or place < 0:
                     continue
                 right, clock = trail[at + 4], trail[at + 5]
                 if clock < self.clocks.get(right, 0):
                     beside = self.place(right, clock)
                 else:
                     beside = places[right][bisect_right(starts[right], clock) - 1]
-                if beside != place and (beside != _COLLECTED or place < 2):
+                if beside != place and (
+                    _COLLECTED not in (beside, place) or min(beside, place) < 2
+                ):
                     raise UpdateRejected("between-two-places")
 
     def _has_inside(self, parsed: Parsed, client: int, clock: int) -> bool:

@@ -230,20 +230,23 @@ def test_a_mark_behind_a_map_entry_is_one_too() -> None:
 def test_an_item_is_not_between_a_list_and_a_map() -> None:
     list_and_map = hexed("01 02 05 00 04 01 01 74 01 61 28 01 01 6d 01 6b 01 7e 00")
     assert kind(item("c4 05 00 05 01 01 61", 6), list_and_map) == "between-two-places"
-    # What is next to something collected goes with it, whatever is on its other side.
-    collected = hexed("01 02 05 00 00 01 28 01 01 6d 01 6b 01 7e 00")
-    take(gate_of(collected), item("c4 05 00 05 01 01 61", 6))
+    # What is in a type goes with what is collected, on whichever side that is.
+    inner = (
+        nest(5, 0, None),
+        item("04 00 05 00 01 61", clock=1),
+        hexed("01 01 07 00 00 01 00"),
+    )
+    take(gate_of(*inner), item("c4 07 00 05 01 01 61", 6))
+    take(gate_of(*inner), item("c4 05 01 07 00 01 61", 6))
 
 
-def test_what_is_at_a_root_is_not_before_what_is_collected() -> None:
+def test_what_is_at_a_root_is_not_beside_what_is_collected() -> None:
     # Yjs would collect it, and pycrdt would not.
     history = typed(5, 0, "a", None), hexed("01 01 06 00 00 01 00")
     before = hexed("01 01 05 01 c4 05 00 06 00 01 62 00")
     assert kind(before, *history) == "between-two-places"
-    # Of what is in a type nobody knows: it may have been deleted meanwhile.
-    inner = hexed("01 01 05 01 04 00 05 00 01 61 00")
-    gate = gate_of(nest(5, 0, None), inner, history[1])
-    take(gate, hexed("01 01 05 02 c4 05 01 06 00 01 62 00"))
+    behind = hexed("01 01 05 01 c4 06 00 05 00 01 62 00")
+    assert kind(behind, *history) == "between-two-places"
 
 
 def test_what_continues_something_known_is_where_that_is() -> None:
