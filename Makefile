@@ -21,7 +21,8 @@ packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
 .PHONY: help setup web serve style types check test quick browser databases proxies \
-	bench bench-store bench-large bench-rolling bench-reconnect autobahn wheel lock clean
+	bench bench-store bench-large bench-rolling bench-reconnect autobahn fuzz wheel lock \
+	clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -100,6 +101,14 @@ bench-large: setup ## measure how long 20 MB keep others waiting
 
 bench-reconnect: setup $(call packages,benchmarks/*) ## measure how 1,000 clients come back, beside the peers
 	$(PY) -m benchmarks.reconnect $(ARGS)
+
+fuzz: setup .venv/fuzz tests/fuzz/node_modules/.ready ## hostile inputs (ARGS="--minutes 60 --target rooms")
+	$(PY) -m tests.fuzz $(ARGS)
+
+# atheris is 35 MB, and only for some platforms: where there is none, nothing is done.
+.venv/fuzz: requirements-fuzz.lock .venv/ready
+	$(PY) -m pip install --quiet --require-hashes -r requirements-fuzz.lock
+	@touch $@
 
 autobahn: setup ## the Autobahn test suite of RFC 6455 (ARGS="1.* 2.*" for some cases)
 	$(PY) -m tests.autobahn $(ARGS)
