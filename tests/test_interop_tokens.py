@@ -78,7 +78,8 @@ def test_who_can_be_asked_renews_it_in_place(party: Party) -> None:
     until(lambda: ann.synced)
     ann.append("before ")
     ann.renew(ending(600))
-    until(lambda: ann.events.count("authenticated read-write") > 1)
+    admitted = b"\x02\x02\x0aread-write"
+    until(lambda: ann.messages("in").count(admitted) == 2)
     stop = time.time() + 13
     until(lambda: time.time() > stop)
     ann.append("and after")
