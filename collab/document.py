@@ -49,6 +49,10 @@ SHARES = 8
 """Parts, each of some of the clients, in which pycrdt encodes a large document."""
 
 
+MEMORABLE = 1024
+"""Bytes of an update that brought no news, from which on it is remembered."""
+
+
 class Outcome(Enum):
     """What came of an update."""
 
@@ -76,6 +80,9 @@ class Document:
         self.size = 0
         """Bytes of its state, at most."""
         self._large_parked = 0
+        self._repeat: bytes | None = None
+        """The last one of some size that brought no news, and never will. Clients that
+        were cut off together come back with the same, all deletions of the document."""
 
     @property
     def heavy(self) -> bool:
@@ -160,6 +167,8 @@ class Document:
             QuotaExceeded: If too much would be parked. Nothing has changed.
             DocumentBroken: If pycrdt failed: this object must not be used any more.
         """
+        if update == self._repeat:
+            return Outcome.REPEATED, []
         if parsed is None:
             parsed = parse(update)
         verdict = self.gate.judge(parsed)
@@ -170,7 +179,11 @@ class Document:
             if self.waiting:
                 return Outcome.APPLIED, [update, *finish(self._release(parsed))]
             return Outcome.APPLIED, [update]
-        if verdict is Verdict.REPEAT or update in self.parked:
+        if verdict is Verdict.REPEAT:
+            if len(update) >= MEMORABLE:
+                self._repeat = update
+            return Outcome.REPEATED, []
+        if update in self.parked:
             return Outcome.REPEATED, []
         self._park(update, parsed)
         return Outcome.PARKED, []

@@ -13,7 +13,14 @@ import collab.document
 import collab.joining
 from collab import wire
 from collab.contents import finish
-from collab.document import EMPTY, MAX_PARKED, PARKING, Document, Outcome
+from collab.document import (
+    EMPTY,
+    MAX_PARKED,
+    MEMORABLE,
+    PARKING,
+    Document,
+    Outcome,
+)
 from collab.errors import (
     DocumentBroken,
     ProtocolError,
@@ -107,6 +114,25 @@ def test_a_repeat_changes_nothing(name: str) -> None:
         assert document.apply(update) == (Outcome.REPEATED, [])
     assert document.apply(document.state())[0] is Outcome.REPEATED
     assert (document.snapshot(), document.version) == before
+
+
+def test_a_long_repeat_that_is_remembered_hides_no_news() -> None:
+    document = Document()
+    document.apply(typed(1, 0, "x" * 2 * MEMORABLE, None))
+    state = document.state()
+    assert len(state) >= MEMORABLE
+    for _ in range(2):
+        assert document.apply(state) == (Outcome.REPEATED, [])
+    with pytest.raises(UpdateRejected):
+        document.apply(b"")
+    before = document.version
+    gone = Doc[Any]()
+    gone.apply_update(state)
+    del gone.get("t", type=Text)[:1_000]
+    assert document.apply(gone.get_update())[0] is Outcome.APPLIED
+    assert document.version > before
+    assert read(document) == str(gone.get("t", type=Text))
+    assert document.apply(gone.get_update()) == (Outcome.REPEATED, [])
 
 
 @pytest.mark.parametrize("name", HISTORIES)
