@@ -21,8 +21,8 @@ packages = $(patsubst %/package-lock.json,%/node_modules/.ready,\
 	$(sort $(wildcard $(addsuffix /package-lock.json,$(1)))))
 
 .PHONY: help setup web serve style types check test quick browser databases proxies \
-	bench bench-store bench-large bench-rolling bench-reconnect autobahn fuzz wheel lock \
-	clean
+	bench bench-store bench-large bench-rolling bench-reconnect bench-transports \
+	autobahn fuzz wheel lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -98,6 +98,9 @@ bench-rolling: setup databases web/client/node_modules/.ready ## measure restart
 
 bench-large: setup ## measure how long 20 MB keep others waiting
 	$(PY) -m benchmarks.large $(ARGS)
+
+bench-transports: setup web/client/node_modules/.ready ## measure HTTP beside WebSockets
+	$(PY) -m benchmarks.transports $(ARGS)
 
 bench-reconnect: setup $(call packages,benchmarks/*) ## measure how 1,000 clients come back, beside the peers
 	$(PY) -m benchmarks.reconnect $(ARGS)
