@@ -10,9 +10,11 @@ Each class knows the WebSocket close code and the HTTP status that answer it::
     │   ├── BadRequest              4400 / 400
     │   └── BadName                 4400 / 400
     ├── AccessDenied                4403 / 403
+    │   └── OriginDenied            4403 / 403
     ├── NothingOpened               4408 / 408
     ├── UpdateRejected              4422 / 422
     ├── QuotaExceeded               4413 / 413
+    │   └── TooMany                 4529 / 429
     ├── Unavailable                 4503 / 503
     ├── DocumentBroken              1011 / 500
     ├── DocumentGone                4404 / 404
@@ -113,6 +115,22 @@ class AccessDenied(CollabError):
         return self.detail or self.reason
 
 
+class OriginDenied(AccessDenied):
+    """Raised when a web page may not use this server from a browser."""
+
+    def __init__(self, origin: str, credentials: bool = False) -> None:
+        super().__init__("origin not allowed")
+        self.origin = origin
+        self.credentials = credentials
+
+    def __str__(self) -> str:
+        how = " with cookies" if self.credentials else ""
+        return (
+            f"pages of {self.origin[:100]!r} may not come{how}; --allowed-origin, or "
+            "Collab(origins=Origins(...)), lets them"
+        )
+
+
 class NothingOpened(CollabError):
     """Raised when a connection has had no document for too long."""
 
@@ -185,6 +203,14 @@ class QuotaExceeded(CollabError):
 
     def __str__(self) -> str:
         return f"{self.reason}: the limit is {self.limit}"
+
+
+class TooMany(QuotaExceeded):
+    """Raised when somebody has, or does, more at a time than they may: later it may be
+    less."""
+
+    close_code = 4529
+    http_status = 429
 
 
 class Unavailable(CollabError):
