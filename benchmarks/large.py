@@ -35,7 +35,7 @@ from websockets.sync.client import ClientConnection, connect
 from benchmarks.documents import KINDS, typed
 from collab.app import Collab
 from collab.cli import STACK, Program
-from collab.handshake import Http
+from collab.handshake import http_class
 from collab.store import Append, Store
 from collab.websocket import protocol_class
 from collab.wire import data, read_data, uint
@@ -81,7 +81,7 @@ def serve(database: str) -> None:
     config = uvicorn.Config(
         collab,
         ws=protocol_class(collab.hub),
-        http=Http,
+        http=http_class(collab.hub.limits),
         lifespan="off",
         log_level="warning",
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .auth import Access, AnyOf, Attempt, Grant
     from .errors import AccessDenied
     from .limits import Limits
+    from .origins import Origins
+    from .proxies import Proxies
     from .tokens import Tokens
     from .webhook import Webhook
 
@@ -28,6 +30,8 @@ __all__ = [
     "Collab",
     "Grant",
     "Limits",
+    "Origins",
+    "Proxies",
     "Tokens",
     "Webhook",
 ]
@@ -40,6 +44,8 @@ _HOMES = {
     "Collab": "app",
     "Grant": "auth",
     "Limits": "limits",
+    "Origins": "origins",
+    "Proxies": "proxies",
     "Tokens": "tokens",
     "Webhook": "webhook",
 }

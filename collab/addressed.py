@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from . import wire
 from .auth import Visitor
-from .connection import PATIENCE, Encodings, Transport, blame
+from .connection import Encodings, Transport, blame
 from .dialects import hocuspocus, yjs
 from .dialects.hocuspocus import PING, PONG
 from .errors import (
@@ -39,6 +39,7 @@ from .messages import (
     Token,
 )
 from .places import DENIAL, Place, Places
+from .quotas import Guest
 from .room import Room
 from .session import MAX_RECEIPTS, Session
 
@@ -60,8 +61,10 @@ class Seat(Place[bytes, Content]):
 
     __slots__ = ("forgotten", "lost")
 
-    def __init__(self, hub: Hub, address: bytes, session: Session) -> None:
-        super().__init__(hub, address, hocuspocus.decode, session)
+    def __init__(
+        self, hub: Hub, address: bytes, session: Session, guest: Guest
+    ) -> None:
+        super().__init__(hub, address, hocuspocus.decode, session, guest)
         self.lost = False
         """Whether it was let out, or not in: until the next token nothing is taken."""
         self.forgotten = 0
@@ -179,7 +182,8 @@ class AddressedConnection(Places[bytes, Content, Seat]):
             await waiting
 
     def _add(self, address: bytes) -> Seat:
-        place = Seat(self.hub, address, self._seat(address))
+        session = self._seat(address)
+        place = Seat(self.hub, address, session, self._transport.guest)
         self.places[place.key] = place
         self._watch(place)
         return place
@@ -226,13 +230,14 @@ class AddressedConnection(Places[bytes, Content, Seat]):
             place.name = check_name(hocuspocus.read_name(place.key))
         inside = place.room is not None
         attempt = self.visitor.attempt(place.name, token.token, inside)
-        grant = await self.hub.door.admit(attempt)
+        grant = await self.hub.reception.decide(attempt, place.guest)
         if place.room is not None:
             place.regrant(grant)
             return
-        room = await self.hub.enter(place.name)
+        room = await self.hub.enter(place.name, place.guest)
         if place.leaving is not None:
             return
+        self._check_repeats(place.name)
         lost, place.lost = place.lost, False
         place.join(room, grant)
         if self._drained is not None:
@@ -301,7 +306,7 @@ class AddressedConnection(Places[bytes, Content, Seat]):
             self._silence = 0
         else:
             self._silence += 1
-            if self._silence >= PATIENCE:
+            if self._silence >= self.hub.limits.patience:
                 self._transport.refuse(NothingOpened())
                 return None
         if self._modern:

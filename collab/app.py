@@ -20,7 +20,9 @@ from .auth import Authorize
 from .history import Retention
 from .hub import Hub, OnStateless
 from .limits import Limits
+from .origins import Origins
 from .polling import Polling
+from .proxies import Proxies
 from .redaction import keep_tokens_secret
 from .store import Store
 
@@ -77,6 +79,8 @@ class Collab:
         demo: bool = True,
         authorize: Authorize | None = None,
         on_stateless: OnStateless | None = None,
+        origins: Origins | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -94,6 +98,9 @@ class Collab:
         ``on_stateless`` is called with ``(document, payload, grant)`` for what a client
         says to the application and no document keeps.
 
+        ``origins`` says which web pages may come, and ``proxies`` whose word counts for
+        where a client is; a server that has resolved that itself needs none.
+
         Raises:
             StoreError: If the database URL cannot be used.
             ValueError: If ``history`` is nothing of that.
@@ -106,6 +113,8 @@ class Collab:
             authorize,
             on_stateless,
         )
+        self.hub.reception.origins = origins or Origins()
+        self.hub.reception.proxies = proxies or Proxies()
         self._open = False
         routes: list[BaseRoute] = [
             Route("/ws", self._not_upgraded),

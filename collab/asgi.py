@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from time import perf_counter
 from weakref import WeakValueDictionary
 
 from starlette.requests import HTTPConnection
@@ -26,11 +27,13 @@ from .connection import Connection
 from .dialects import native, yjs
 from .dialects.hocuspocus import Address
 from .dialects.native import Numbered
-from .errors import CollabError, FrameTooBig, Unavailable
+from .errors import CollabError, FrameTooBig, TooMany, Unavailable
 from .frames import CUSTOM, Speaker
 from .hub import Hub
 from .limits import check_name
 from .messages import Message, Stateless
+from .proxies import Peer
+from .quotas import Guest
 
 logger = logging.getLogger("collab.asgi")
 
@@ -127,30 +130,37 @@ ENCODINGS = PayloadEncodings()
 
 async def serve_websocket(hub: Hub, websocket: WebSocket) -> None:
     """Serve one client, from its handshake to its end."""
-    offered = websocket.scope.get("subprotocols") or ()
-    visitor = visitor_of(websocket, offered)
+    reception = hub.reception
+    peer = reception.locate_scope(websocket.scope)
     try:
         name = _document_name(websocket.scope)
         if name is None:
             await _refuse(websocket, 404, "No WebSocket here: try /ws.")
             return
+        reception.check_scope(websocket.scope, peer)
         hub.check()
+        guest = reception.admit(peer)
     except CollabError as exc:
-        logger.info("refusing %s: %s", visitor.peer, exc)
-        headers = {"Retry-After": "5"} if isinstance(exc, Unavailable) else None
-        await _refuse(websocket, exc.http_status, exc.reason, headers)
+        logger.info("refusing %s: %s", peer, exc)
+        later = {"Retry-After": "5"} if isinstance(exc, Unavailable | TooMany) else None
+        await _refuse(websocket, exc.http_status, exc.reason, later)
         return
+    offered = websocket.scope.get("subprotocols") or ()
+    visitor = visitor_of(websocket, peer, offered)
     chosen = select_subprotocol(offered)
-    await websocket.accept(subprotocol=chosen)
-    await _Socket(hub, websocket, name, chosen, visitor).run()
+    try:
+        await websocket.accept(subprotocol=chosen)
+        await _Socket(hub, websocket, name, chosen, visitor, guest).run()
+    finally:
+        guest.leave()
 
 
-def visitor_of(connection: HTTPConnection, offered: Sequence[str] = ()) -> Visitor:
+def visitor_of(
+    connection: HTTPConnection, peer: Peer, offered: Sequence[str] = ()
+) -> Visitor:
     """What a request says of who comes."""
-    client = connection.client
-    peer = f"{client.host}:{client.port}" if client else "unknown"
     query = connection.scope.get("query_string", b"").decode("latin-1")
-    return Visitor.of(peer, connection.headers.items(), query, offered)
+    return Visitor.of(str(peer), connection.headers.items(), query, offered)
 
 
 def _document_name(scope: Scope) -> str | None:
@@ -299,8 +309,10 @@ class _Socket(Outlet):
         name: str,
         subprotocol: str | None,
         visitor: Visitor,
+        guest: Guest,
     ) -> None:
         super().__init__(hub)
+        self.guest = guest
         self.websocket = websocket
         self.connection = connect(hub, name, subprotocol, ENCODINGS, self, visitor)
 
@@ -338,6 +350,10 @@ class _Socket(Outlet):
             if event["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(event.get("code", 1006))
             payload = event.get("bytes")
+            size = len(event["text"] if payload is None else payload)
+            delay = self.guest.pace.spend(1, size, perf_counter())
+            if delay:
+                await asyncio.sleep(delay)
             if payload is None:
                 said = event["text"].encode(errors="replace")
                 if len(said) > limit:

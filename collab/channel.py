@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from .auth import ANYBODY, EXPIRED, Access, Grant
@@ -24,6 +25,7 @@ from .messages import (
     Update,
 )
 from .opening import SLICE, take_turns
+from .quotas import Guest
 from .room import Room
 from .session import Session
 from .updates import LARGE, parse_steps
@@ -36,32 +38,51 @@ Decode: TypeAlias = Callable[[bytes, int], tuple[Message, int]]
 class Channel:
     """A client's place in one document."""
 
-    __slots__ = ("decode", "grant", "hub", "name", "room", "session")
+    __slots__ = ("decode", "grant", "guest", "hub", "name", "room", "session")
 
-    def __init__(self, hub: Hub, name: str, decode: Decode, session: Session) -> None:
+    def __init__(
+        self, hub: Hub, name: str, decode: Decode, session: Session, guest: Guest
+    ) -> None:
         self.hub = hub
         self.name = name
         self.decode = decode
         self.session = session
+        self.guest = guest
         self.grant = ANYBODY
         self.room: Room | None = None
 
     def join(self, room: Room, grant: Grant) -> None:
-        """Take the place."""
-        self._note(grant)
-        self.room = room
+        """Take the place.
+
+        Raises:
+            TooMany: If there is none left.
+        """
+        self._sit(room, grant)
         room.join(self.session)
 
     def seat(self, room: Room, grant: Grant) -> None:
-        """Take the place, and be told nothing."""
-        self._note(grant)
-        self.room = room
+        """Take the place, and be told nothing.
+
+        Raises:
+            TooMany: If there is none left.
+        """
+        self._sit(room, grant)
         room.seat(self.session)
 
+    def _sit(self, room: Room, grant: Grant) -> None:
+        self.guest.sit(self.name, grant.user, len(room))
+        self._note(grant)
+        self.room = room
+
     def regrant(self, grant: Grant) -> None:
-        """Go on with what somebody may do from now on."""
+        """Go on with what somebody may do from now on.
+
+        Raises:
+            TooMany: If they are somebody else now, who has enough connections.
+        """
         room = self.room
         assert room is not None
+        self.guest.move(self.name, self.grant.user, grant.user)
         self._note(grant)
         session = self.session
         answer: list[Message] = [Admitted(session.reader)]
@@ -132,8 +153,9 @@ class Channel:
         while at < len(payload) or not payload:
             message, at = self.decode(payload, at)
             await self._take_later(message)
-            if loop.time() > until:
-                await asyncio.sleep(0)
+            delay = self.guest.pace.spend(1, 0, perf_counter())
+            if delay or loop.time() > until:
+                await asyncio.sleep(delay)
                 until = loop.time() + SLICE
 
     async def _take_later(self, message: Message) -> None:
@@ -248,6 +270,7 @@ class Channel:
         if room is not None:
             now = asyncio.get_running_loop().time()
             room.leave(self.session, now, goodbye)
+            self.guest.rise(self.name, self.grant.user)
         # The room may remember who sent what still waits, but not the transport.
         self.mute()
 

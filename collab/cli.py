@@ -13,6 +13,8 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,9 +25,12 @@ import uvicorn
 from . import __version__
 from .app import Collab
 from .errors import CollabError
-from .handshake import Http
+from .handshake import http_class
 from .history import Retention
 from .hub import LET_GO
+from .limits import Limits
+from .origins import Origins
+from .proxies import Proxies
 from .tools import COMMANDS
 from .tools.authentication import WAYS, authentication_options, authorize_of
 from .tools.common import DATABASE, explained, history_option
@@ -57,6 +62,37 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+
+
+def _check_origins(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    try:
+        Origins(*value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{exc}.") from exc
+    return value
+
+
+def _read_proxies(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> Proxies:
+    try:
+        return Proxies(*value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{exc}.") from exc
+
+
+def _read_limits(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> Limits:
+    if "help" in value:
+        click.echo(Limits.explain())
+        context.exit()
+    try:
+        return Limits.parse(value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{exc}. `--limit help` lists them.") from exc
 
 
 @main.command(context_settings={"auto_envvar_prefix": "COLLAB"})
@@ -102,6 +138,38 @@ for command in COMMANDS:
     "Needed to serve beyond this machine if nobody is asked who they are.",
 )
 @click.option(
+    "--allowed-origin",
+    "allowed_origins",
+    envvar="COLLAB_ALLOWED_ORIGIN",
+    metavar="ORIGIN",
+    multiple=True,
+    callback=_check_origins,
+    help="Web pages that may come, besides this server's own: https://app.example.com, "
+    "https://*.example.com for all of subdomains, * for all that bring no cookies. "
+    "Can be repeated. Without it, pages of others may come with a token and without "
+    "cookies, and not at all if nobody is asked who they are.",
+)
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    envvar="COLLAB_TRUSTED_PROXY",
+    metavar="ADDRESS",
+    multiple=True,
+    callback=_read_proxies,
+    help="A proxy, or a network such as 10.0.0.0/8, that says in X-Forwarded-For, or "
+    "in Forwarded, for whom it speaks. Can be repeated.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    envvar="COLLAB_LIMIT",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_read_limits,
+    help="What clients may use, as in message_rate=500 or document_size=128MiB. Can be "
+    "repeated; `--limit help` lists them.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -117,6 +185,9 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     allow_anonymous: bool,
+    allowed_origins: tuple[str, ...],
+    proxies: Proxies,
+    limits: Limits,
     log_level: str,
     **options: Any,
 ) -> None:
@@ -140,6 +211,7 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key go together.")
     authorize = authorize_of(options)
     _check_open(host, authorize is None, allow_anonymous)
+    _allow_many_sockets()
     listener = _listen(host, port)
     if allow_anonymous:
         logger.warning("whoever reaches %s may read and change every document", host)
@@ -149,11 +221,17 @@ def serve(
             history=str(retention),
             migrate=not no_migrate,
             authorize=authorize,
+            limits=limits,
+            origins=Origins(
+                *allowed_origins, local=authorize is None and not allow_anonymous
+            ),
+            proxies=proxies,
         )
     config = uvicorn.Config(
         collab,
         ws=protocol_class(collab.hub),
-        http=Http,
+        http=http_class(limits),
+        proxy_headers=False,  # Whom it trusts would be known to it alone.
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -199,6 +277,14 @@ def _is_loopback(host: str) -> bool:
         return (mapped or address).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _allow_many_sockets() -> None:
+    """Open as many files as we may: 1,024 are usual, and each connection is one."""
+    with suppress(ImportError, OSError, ValueError):
+        resource = import_module("resource")
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

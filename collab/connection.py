@@ -31,6 +31,7 @@ from .frames import CUSTOM
 from .hub import Hub
 from .limits import check_name
 from .messages import Admitted, Denied, Refused, Token
+from .quotas import Guest
 from .session import Encoding, Session
 
 logger = logging.getLogger("collab.connection")
@@ -39,18 +40,14 @@ DENIED_TIME = 1.0
 """Seconds between telling a client of y-websocket that it may not come in, and closing
 it: those before 3.1 are back 100 ms later, for ever."""
 
-PATIENCE = 3
-"""Heartbeats without a document, after which a client is closed: about a minute."""
-
-MAX_UNADMITTED = 1024 * 1024
-"""Bytes that are ignored because they are for what the client may not open, while there
-is nothing that it may; above it is closed."""
-
 HOCUSPOCUS_HINT = "Hocuspocus 2 and newer connect to /ws, without a name"
 
 
 class Transport(Protocol):
     """What a connection asks of what carries its bytes."""
+
+    guest: Guest
+    """It, as the limits see it."""
 
     def write(self, encoded: Any) -> None:
         """Send what ``Encoding.join`` returned."""
@@ -173,7 +170,7 @@ class NamedConnection:
         self.visitor = who
         session = Session(encoding, transport.write, transport.probe, transport.refuse)
         session.dismiss = partial(_send_away, session, transport)
-        self.channel = Channel(hub, name, yjs.decode, session)
+        self.channel = Channel(hub, name, yjs.decode, session, transport.guest)
         self.denied: AccessDenied | None = None
         """Why it isn't let in, unless its first message has a token."""
         self._ignored = 0
@@ -195,7 +192,7 @@ class NamedConnection:
     async def _knock(self) -> None:
         attempt = self.visitor.attempt(self.channel.name)
         try:
-            grant = await self.hub.door.admit(attempt)
+            grant = await self.hub.reception.decide(attempt, self.channel.guest)
         except AccessDenied as exc:
             self.denied = exc
             if attempt.token:
@@ -204,7 +201,7 @@ class NamedConnection:
         await self._enter(grant)
 
     async def _enter(self, grant: Grant) -> None:
-        room = await self.hub.enter(self.channel.name)
+        room = await self.hub.enter(self.channel.name, self.channel.guest)
         if not self._closed:
             self.channel.join(room, grant)
 
@@ -220,7 +217,8 @@ class NamedConnection:
             return self._authenticate(payload)
         if self.denied is not None:
             self._ignored += len(payload)
-            if payload[:2] == b"\x00\x00" or self._ignored > MAX_UNADMITTED:
+            limit = self.hub.limits.unadmitted_size
+            if payload[:2] == b"\x00\x00" or self._ignored > limit:
                 return self._deny(self.denied)
             # It fetches its token: what it says meanwhile comes again.
             return None
@@ -237,7 +235,7 @@ class NamedConnection:
         inside = self.channel.room is not None
         attempt = self.visitor.attempt(self.channel.name, message.token, inside)
         try:
-            grant = await self.hub.door.admit(attempt)
+            grant = await self.hub.reception.decide(attempt, self.channel.guest)
         except AccessDenied as exc:
             self.denied = exc
             await self._deny(exc)
@@ -265,7 +263,7 @@ class NamedConnection:
         """What to say as a sign of life."""
         if self.denied is not None:
             self._silence += 1
-            if self._silence >= PATIENCE:
+            if self._silence >= self.hub.limits.patience:
                 self.channel.session.dismiss(NothingOpened())
                 return None
         return yjs.KEEPALIVE

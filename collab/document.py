@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Generator, Mapping, Sequence
 from enum import Enum, auto
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, Self
 
 from pycrdt import Doc
@@ -25,6 +26,7 @@ from .contents import finish
 from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
 from .joining import Joined, same, trim_steps
+from .limits import Limits
 from .splitting import PIECE, split
 from .updates import ACCEPTED, LARGE, Parsed, cut, parse, parse_steps
 
@@ -79,6 +81,11 @@ class Document:
         """The bytes of the document, once the ``Doc`` can't be trusted to encode it."""
         self.size = 0
         """Bytes of its state, at most."""
+        self.max_parked = MAX_PARKED
+        self.max_size: float = inf
+        """Bytes of its state above which it is full: see :meth:`fit_steps`."""
+        self._measured = -1
+        """The version of which :attr:`size` is exact."""
         self._large_parked = 0
         self._repeat: bytes | None = None
         """The last one of some size that brought no news, and never will. Clients that
@@ -87,12 +94,20 @@ class Document:
     @property
     def heavy(self) -> bool:
         """Whether even a small update may take long: it is given to apply_steps."""
-        return self._large_parked > 0 or (self.raw is not None and self.raw.heavy)
+        if self._large_parked > 0 or self.size + LARGE > self.max_size:
+            return True
+        return self.raw is not None and self.raw.heavy
 
     @property
     def large(self) -> bool:
         """Whether encoding it takes long: state_steps and diff_steps do it."""
         return self.size > LARGE_STATE or self.heavy
+
+    def within(self, limits: Limits) -> Self:
+        """Go on within limits. What was accepted before may be beyond them."""
+        self.max_size = limits.document_size
+        self.max_parked = limits.parked_size
+        return self
 
     @classmethod
     def restore(cls, state: bytes, index: bytes) -> Self:
@@ -242,6 +257,30 @@ class Document:
         news.faithful = news.faithful and parsed.faithful
         return trimmed, news
 
+    def fit_steps(
+        self, update: bytes, parsed: Parsed | None
+    ) -> Generator[None, None, None]:
+        """See that there is room for an update, with pauses.
+
+        What deletes, or changes nothing, always fits. A document that is nearly full is
+        encoded, once it has changed.
+
+        Raises:
+            UpdateRejected: If no honest client can have made it.
+            QuotaExceeded: If there is none.
+        """
+        if self.size + len(update) <= self.max_size:
+            return
+        if parsed is None:
+            parsed = yield from parse_steps(update, cuts={})
+        if not parsed.ranges or (yield from self.has_steps(update, parsed)):
+            return
+        if self._measured != self.version:
+            yield from self.state_steps()
+            self._measured = self.version
+        if self.size + len(update) > self.max_size:
+            raise QuotaExceeded("bytes in this document", int(self.max_size))
+
     def _take(self, update: bytes, parsed: Parsed) -> None:
         if self.raw is not None:
             self.raw.add(update)
@@ -289,8 +328,8 @@ class Document:
             raise
 
     def _park(self, update: bytes, parsed: Parsed) -> None:
-        if self.parked_size + len(update) + PARKING > MAX_PARKED:
-            raise QuotaExceeded("updates that wait for others", MAX_PARKED)
+        if self.parked_size + len(update) + PARKING > self.max_parked:
+            raise QuotaExceeded("updates that wait for others", self.max_parked)
         self._keep(update, parsed)
         self._wait(update, parsed)
 

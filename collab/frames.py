@@ -190,3 +190,30 @@ class FrameEncodings:
 
 PLAIN = FrameEncodings(deflate=False)
 DEFLATE = FrameEncodings(deflate=True)
+
+
+def follow(left: int, head: bytes, data: bytes) -> tuple[int, bytes]:
+    """Follow where frames end, so that it is known when one is between two.
+
+    Before and after ``data`` so many bytes are left of a frame, or there is the
+    beginning of a header. (RFC 6455, section 5.2)
+    """
+    at = 0
+    while True:
+        if left:
+            step = min(left, len(data) - at)
+            left -= step
+            at += step
+        if at == len(data):
+            return left, head
+        start = head + data[at : at + 14 - len(head)]
+        size = 2
+        if len(start) > 1:
+            size += {126: 2, 127: 8}.get(start[1] & 127, 0) + (start[1] >> 7) * 4
+        if len(start) < size:
+            return left, start
+        at += size - len(head)
+        head = b""
+        left = start[1] & 127
+        if left > 125:
+            left = int.from_bytes(start[2 : 4 if left == 126 else 10], "big")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from weakref import ref
 
 from httptools import HttpParserUpgrade
@@ -20,9 +20,15 @@ from websockets.typing import Subprotocol
 
 from .auth import Visitor, select_subprotocol
 from .frames import DEFLATE, PLAIN, FrameEncodings
+from .limits import Limits
 
-MAX_HEAD = 64 * 1024
-"""Bytes of the headers of a request."""
+SLOWEST = 1024
+"""Bytes per second of a request's body, at least."""
+
+TOO_LARGE = (
+    b"HTTP/1.1 413 Content Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 16\r\nconnection: close\r\n\r\nbody is too big\n"
+)
 
 EXTENSIONS = (
     ServerPerMessageDeflateFactory(
@@ -59,26 +65,74 @@ EXTENSION = "collab.http"
 """Under which a request knows the connection that it came on."""
 
 
+class Strangers:
+    """HTTP connections whose request isn't here yet, longest first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._waiting: dict[Http, None] = {}
+
+    def add(self, connection: Http) -> None:
+        """Note that a request is awaited; the oldest makes room if there is none.
+
+        So a newcomer is always heard, whoever else opens connections and is silent.
+        """
+        if len(self._waiting) >= self.limit:
+            oldest = next(iter(self._waiting))
+            self.discard(oldest)
+            oldest.transport.abort()
+        self._waiting[connection] = None
+
+    def discard(self, connection: Http) -> None:
+        """Note that a request is here, or will not come."""
+        self._waiting.pop(connection, None)
+
+
+def http_class(limits: Limits) -> type[Http]:
+    """The class for ``uvicorn.Config(http=...)``."""
+    strangers = Strangers(limits.handshakes)
+    return type("LimitedHttp", (Http,), {"limits": limits, "strangers": strangers})
+
+
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP, which forgets what arrives together with an upgrade request.
 
     A client should wait for the response (RFC 6455, section 4.1); for one that doesn't,
-    frames would be missing. And which collects headers without a limit.
+    frames would be missing. And which waits for requests, and collects what belongs to
+    them, without a limit.
     """
+
+    limits: ClassVar[Limits]
+    strangers: ClassVar[Strangers]
 
     _unfinished = 0
     """Bytes of a request that is not complete, since its body went on."""
+    _body_size = 0
+    _progress = 0
+    """Bytes of its body since we looked last."""
+    _awaiting: asyncio.TimerHandle | None = None
+    """Until when it must be here, or at least more of its body."""
 
     stopping: Callable[[], object] | None = None
     """Called when the server stops, by whom a response is under way that takes long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request_is_here()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
         self._arrived = data
         self._unfinished += len(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._await_request()
         super().data_received(data)
         self._arrived = b""
-        if self._unfinished > MAX_HEAD and self.transport.get_protocol() is self:
+        if self._unfinished > self.limits.head_size and self._here():
             self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -88,10 +142,18 @@ class Http(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
-        super().on_body(body)
+        self._progress += len(body)
+        self._body_size += len(body)
+        if self._body_size <= self.limits.body_size:
+            super().on_body(body)
+        elif not self.transport.is_closing():
+            if self.cycle is not None and not self.cycle.response_started:
+                self.transport.write(TOO_LARGE)
+            self.transport.close()
 
     def on_message_complete(self) -> None:
-        self._unfinished = 0
+        self._unfinished = self._body_size = 0
+        self._request_is_here()
         super().on_message_complete()
 
     def shutdown(self) -> None:
@@ -100,8 +162,32 @@ class Http(HttpToolsProtocol):
         if self.stopping is not None:
             self.stopping()
 
+    def _await_request(self) -> None:
+        if self._awaiting is None:
+            self.strangers.add(self)
+            time = self.limits.handshake_time
+            self._awaiting = self.loop.call_later(time, self._check_progress)
+
+    def _request_is_here(self) -> None:
+        if self._awaiting is not None:
+            self._awaiting.cancel()
+            self._awaiting = None
+            self.strangers.discard(self)
+
+    def _check_progress(self) -> None:
+        progress, self._progress = self._progress, 0
+        self._request_is_here()
+        if progress < SLOWEST * self.limits.handshake_time:
+            self.transport.close()
+        else:
+            self._await_request()
+
+    def _here(self) -> bool:
+        return self.transport.get_protocol() is self
+
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and what has arrived of it."""
+        self._request_is_here()
         super().handle_websocket_upgrade()
         del self.parser  # They refer to each other: let both go at once.
         upgrade = sys.exception()

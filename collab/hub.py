@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,6 +17,7 @@ from .auth import Authorize, Door, Grant
 from .caretaker import Caretaker, Tail
 from .catalog import Catalog
 from .compactor import Compactor
+from .contents import finish
 from .errors import CollabError, DocumentGone, StoreError, Unavailable
 from .expiry import Expiry
 from .history import FOREVER, Retention
@@ -26,12 +26,16 @@ from .limits import Limits
 from .messages import Message, Update
 from .notices import ask_for_tokens, broadcast
 from .opening import SLICE, Opener, take_turns
+from .quotas import Guest
 from .recalling import Recall
+from .reception import Reception
 from .room import Room
 from .session import Encoding
 from .store import Row, Store
+from .turns import Turns
 from .updates import LARGE
 from .wheel import Wheel
+from .workers import Workers
 
 logger = logging.getLogger("collab.hub")
 
@@ -52,9 +56,6 @@ LET_GO = 1.0
 
 POLLED = 1000
 """...or after which, in milliseconds, if there are so many as that."""
-
-READERS = 6
-"""Threads that wait for the database, and for the process that makes snapshots."""
 
 REACH_TIME = 1.0
 """Seconds that who comes back waits to be told less."""
@@ -82,6 +83,8 @@ class Hub:
     ) -> None:
         self.store = store
         self.door = Door(authorize)
+        self.reception = Reception(limits, self.door)
+        self._turns = Turns(limits.loads, limits.loads_per_connection)
         self.on_stateless = on_stateless
         self.catalog = Catalog(store.database)
         self.limits = limits
@@ -97,8 +100,8 @@ class Hub:
         self._preparing: dict[tuple[Room, Encoding], asyncio.Task[None]] = {}
         self._ready: dict[Room, None] = {}
         self._later: dict[Room, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._readers = ThreadPoolExecutor(READERS, "collab-reader")
+        self._workers = Workers()
+        self.spawn, self.in_thread = self._workers.spawn, self._workers.in_thread
         compactor = Compactor(store.url, retention)
         self.caretaker = Caretaker(compactor, self.spawn, self.in_thread)
         self._opener = Opener(store, self.catalog, compactor, self.in_thread)
@@ -150,9 +153,7 @@ class Hub:
             async with asyncio.timeout_at(until):
                 await self.journal.flush()
         self.caretaker.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._workers.end_tasks()
         await self.door.close()
         await self.journal.close(LET_GO)
         for room in self.rooms.values():
@@ -164,7 +165,7 @@ class Hub:
             # Else the next one is wary, and nothing else.
             await self._let_go(self._opener.run.end)
         await self._let_go(self.store.close)
-        self._readers.shutdown(wait=False)
+        self._workers.end_threads()
 
     async def _let_go(self, work: Callable[[], object]) -> None:
         with suppress(StoreError, TimeoutError):
@@ -217,23 +218,6 @@ class Hub:
         """Whether more edits wait for the log than may be kept in memory."""
         return not self._relieved.is_set()
 
-    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Call something that blocks, in a thread."""
-        return await self._loop.run_in_executor(self._readers, work, *arguments)
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something that ends with the hub at the latest."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        exc = None if task.cancelled() else task.exception()
-        if exc is not None and not isinstance(exc, CollabError):
-            logger.error("unexpected error", exc_info=exc)
-
     # Rooms.
 
     def find(self, name: str) -> Room | None:
@@ -243,8 +227,8 @@ class Hub:
             return None
         return room
 
-    async def enter(self, name: str) -> Room:
-        """The room of a document, once it can be entered.
+    async def enter(self, name: str, guest: Guest | None = None) -> Room:
+        """The room of a document, once it can be entered, and it is somebody's turn.
 
         Raises:
             StoreError: If its log cannot be read.
@@ -254,10 +238,7 @@ class Hub:
             await self._relieved.wait()
             room = self.rooms.get(name)
             if room is None:
-                task = self._loading.get(name)
-                if task is None:
-                    task = self._loading[name] = self.spawn(self._load(name))
-                room = await asyncio.shield(task)
+                room = await self._take_turn(name, guest)
             elif room.broken:
                 healing = self._healing.get(room)
                 if healing is None:
@@ -269,6 +250,17 @@ class Hub:
                 await self._blocked[room].wait()
             if self.find(name) is room:
                 return room
+
+    async def _take_turn(self, name: str, guest: Guest | None) -> Room:
+        # Even if it is being loaded: who wants it first may have to wait for long.
+        async with self._turns.turn(guest):
+            room = self.rooms.get(name)
+            if room is not None:
+                return room
+            task = self._loading.get(name)
+            if task is None:
+                task = self._loading[name] = self.spawn(self._load(name))
+            return await asyncio.shield(task)
 
     async def _load(self, name: str) -> Room:
         try:
@@ -491,7 +483,7 @@ class Hub:
                 if len(row.update) > LARGE or room.document.heavy:
                     await self.occupy(room, room.learn_steps(row.update))
                 else:
-                    room.learn(row.update)
+                    finish(room.learn_steps(row.update))
             except CollabError as exc:
                 message = "%s: cannot read row %d (%s); going on without it"
                 logger.error(message, room.name, row.position, exc)

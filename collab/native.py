@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Generator, Iterable
 from functools import partial
 from itertools import chain, islice
+from time import perf_counter
 from typing import TypeAlias
 
 from . import wire
@@ -94,20 +95,38 @@ class NativeConnection(Places[int, Message, Berth]):
     def receive(self, payload: bytes) -> Awaitable[None] | None:
         """Take what the client sent; an awaitable if that takes a while."""
         messages = native.decode(payload)
+        count = -1  # One of them counted as the frame.
         for channel, message in islice(messages, FEW):
             if self._drained is not None and isinstance(message, Open):
                 return self._receive_later(chain([(channel, message)], messages))
             self._take_any(channel, message)
+            count += 1
         following = next(messages, None)
         if following is not None:
-            return self._receive_later(chain([following], messages))
+            return self._receive_later(chain([following], messages), count)
+        if count > 0:
+            delay = self._slow_down(count)
+            if delay:
+                return asyncio.sleep(delay)
         return self._relief()
 
-    async def _receive_later(self, messages: Iterable[tuple[int, Message]]) -> None:
+    def _slow_down(self, count: int) -> float:
+        """Count messages; return for how long nothing more is taken."""
+        return self._transport.guest.pace.spend(count, 0, perf_counter())
+
+    async def _receive_later(
+        self, messages: Iterable[tuple[int, Message]], count: int = 0
+    ) -> None:
         """Take many messages in turns with others, and as there is room for answers."""
         loop = asyncio.get_running_loop()
         until = loop.time() + SLICE
         for channel, message in messages:
+            count += 1
+            if count >= FEW:
+                delay = self._slow_down(count)
+                count = 0
+                if delay:
+                    await asyncio.sleep(delay)
             while self._drained is not None and isinstance(message, Open):
                 await self._drained.wait()
             self._take_any(channel, message)
@@ -191,7 +210,9 @@ class NativeConnection(Places[int, Message, Berth]):
             transport.refuse,
             numbered=True,
         )
-        place = self.places[channel] = Berth(self.hub, channel, _undecoded, session)
+        guest = transport.guest
+        place = Berth(self.hub, channel, _undecoded, session, guest)
+        self.places[channel] = place
         session.dismiss = partial(self._fail, place)
         self._begin(place, self._open(place, message))
 
@@ -220,13 +241,14 @@ class NativeConnection(Places[int, Message, Berth]):
     async def _open(self, place: Berth, message: Open) -> None:
         grant = await self._let_in(place, message)
         known = read_known(message.known) if isinstance(message, Resume) else None
-        room = await self.hub.enter(place.name)
+        room = await self.hub.enter(place.name, place.guest)
         if message.epoch and message.epoch == room.epoch:
             # Before it has a seat: from then on it counts as behind.
             await self.hub.reach(room, message.position)
             room = await self.hub.enter(place.name)
         if place.leaving is not None:
             return
+        self._check_repeats(place.name)
         place.session.shared = self._owner(place, room)
         place.seat(room, grant)
         # What is shown from now on is what comes behind the pieces.
@@ -268,7 +290,7 @@ class NativeConnection(Places[int, Message, Berth]):
         if len(message.token) > MAX_TOKEN:
             raise QuotaExceeded("bytes of a token", MAX_TOKEN)
         attempt = self.visitor.attempt(place.name, message.token)
-        return await self.hub.door.admit(attempt)
+        return await self.hub.reception.decide(attempt, place.guest)
 
     def _owner(self, place: Berth, room: Room) -> Owner | None:
         """Whose a place is, if it isn't a client by itself."""
@@ -312,7 +334,7 @@ class NativeConnection(Places[int, Message, Berth]):
         if len(token) > MAX_TOKEN:
             raise QuotaExceeded("bytes of a token", MAX_TOKEN)
         attempt = self.visitor.attempt(place.name, token, place.room is not None)
-        grant = await self.hub.door.admit(attempt)
+        grant = await self.hub.reception.decide(attempt, place.guest)
         if place.room is not None:
             place.regrant(grant)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
+from .limits import Limits
 from .presence import Presence
 from .session import Author, Owner, Session
 
@@ -20,8 +21,8 @@ GRACE = 5.0
 class People(Presence[Author]):
     """The clients of a room, each owned by a session, or by the owner of several."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, limits: Limits | None = None) -> None:
+        super().__init__(limits)
         self.owners: dict[tuple[bytes, int], Owner] = {}
         """By what their sessions have in common."""
         self._orphans: deque[tuple[float, list[int]]] = deque()

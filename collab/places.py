@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from .auth import Visitor
 from .channel import Channel, Decode
-from .connection import MAX_UNADMITTED, Transport, blame
-from .errors import CollabError, ProtocolError, QuotaExceeded
+from .connection import Transport, blame
+from .errors import CollabError, ProtocolError, QuotaExceeded, TooMany
 from .hub import Hub
 from .opening import SLICE
+from .quotas import Guest
 from .session import Session
 
 logger = logging.getLogger("collab.places")
@@ -46,8 +47,10 @@ class Place(Channel, Generic[Key, Content]):
 
     __slots__ = ("inbox", "key", "leaving")
 
-    def __init__(self, hub: Hub, key: Key, decode: Decode, session: Session) -> None:
-        super().__init__(hub, "", decode, session)
+    def __init__(
+        self, hub: Hub, key: Key, decode: Decode, session: Session, guest: Guest
+    ) -> None:
+        super().__init__(hub, "", decode, session, guest)
         self.key = key
         self.inbox: deque[Waiting[Content]] | None = None
         """What waits until it is done with something."""
@@ -125,8 +128,22 @@ class Places(ABC, Generic[Key, Content, SomePlace]):
         """
         if not any(place.room for place in self.places.values()):
             self._ignored += size
-            if self._ignored > MAX_UNADMITTED:
-                raise QuotaExceeded("bytes without access", MAX_UNADMITTED)
+            limit = self.hub.limits.unadmitted_size
+            if self._ignored > limit:
+                raise QuotaExceeded("bytes without access", limit)
+
+    def _check_repeats(self, name: str) -> None:
+        """Complain if a document is open here too often to be opened once more.
+
+        Raises:
+            TooMany: If it is.
+        """
+        limit = self.hub.limits.repeats
+        places = self.places.values()
+        if sum([place.name == name and place.room is not None for place in places]) >= (
+            limit
+        ):
+            raise TooMany("channels of one document", limit)
 
     # What takes a while.
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +33,7 @@ from .errors import (
     ProtocolError,
     QuotaExceeded,
     RequestTooSlow,
+    TooMany,
     Unavailable,
 )
 from .handshake import http_of
@@ -38,6 +41,7 @@ from .hub import Hub
 from .limits import Limits
 from .messages import Ended, Hello, Identity, Open, Resume
 from .opening import take_turns
+from .quotas import Guest
 from .requested import Listener, Speaker
 from .wheel import MOVING
 
@@ -66,18 +70,10 @@ TYPE = "application/octet-stream"
 """Of bodies. Pages of other origins can send it only after they asked: see CORS."""
 
 HEADERS = {
-    "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "Retry-After",
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
-}
-
-PREFLIGHT = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "POST",
-    "Access-Control-Allow-Headers": "content-type, authorization",
-    "Access-Control-Max-Age": "86400",
 }
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -85,12 +81,23 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PONG, _OPENED, _SYNCED, _PRESENCE = 1, 0, 7, 3  # Kinds, as docs/protocol.md has them.
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request."""
+
+    visitor: Visitor
+    guest: Guest
+    headers: Mapping[str, str]
+    """What the response says to their browser."""
+
+
 class _Push:
     """What somebody says, and what they are answered, all at once."""
 
-    def __init__(self, hub: Hub, visitor: Visitor) -> None:
+    def __init__(self, hub: Hub, caller: Caller) -> None:
         self.hub = hub
-        self.connection = Speaker(hub, ENCODINGS, self, visitor)
+        self.guest = caller.guest
+        self.connection = Speaker(hub, ENCODINGS, self, caller.visitor)
         self._said: list[bytes] = []
         self._size = 0
         self._refused: asyncio.Future[CollabError]
@@ -119,6 +126,8 @@ class _Push:
         waiting = self.connection.receive(body)
         if waiting is not None:
             await waiting
+        # Who is too fast hears late that it may go on.
+        await asyncio.sleep(self.guest.pace.spend(1, len(body), perf_counter()))
         await self.connection.settle()
 
     # What a session and the hub call.
@@ -153,14 +162,16 @@ class _Stream(Outlet):
     def __init__(
         self,
         hub: Hub,
-        visitor: Visitor,
+        caller: Caller,
         body: bytes,
         lifetime: float,
         spell: Spell = wire.data,
         media_type: str = TYPE,
     ) -> None:
         super().__init__(hub)
-        self.connection = self.listener = Listener(hub, ENCODINGS, self, visitor)
+        self.guest = caller.guest
+        self._headers = caller.headers
+        self.connection = self.listener = Listener(hub, ENCODINGS, self, caller.visitor)
         self._body = body
         self._spell = spell
         self._media_type = media_type
@@ -202,6 +213,7 @@ class _Stream(Outlet):
                     self._http.transport.abort()
                     await asyncio.wait({watching}, timeout=CLOSE_TIME)
             finally:
+                self.guest.leave()
                 sender.cancel()
                 watching.cancel()
                 if self._http is not None:
@@ -216,7 +228,7 @@ class _Stream(Outlet):
 
     async def _begin(self) -> None:
         """Take what was said in the request, and begin to answer."""
-        start = {"Content-Type": self._media_type, **HEADERS}
+        start = {"Content-Type": self._media_type, **self._headers}
         headers = [(name.lower().encode(), start[name].encode()) for name in start]
         body, self._body = self._body, b""
         try:
@@ -285,12 +297,12 @@ class _Poll(_Stream):
     def __init__(
         self,
         hub: Hub,
-        visitor: Visitor,
+        caller: Caller,
         body: bytes,
         opened: frozenset[int],
         wait: float,
     ) -> None:
-        super().__init__(hub, visitor, body, wait)
+        super().__init__(hub, caller, body, wait)
         self._opened = opened
         """Channels on which any answer is new."""
         loop = asyncio.get_running_loop()
@@ -358,54 +370,73 @@ class Polling:
             "events": self._events,
             "poll": self._poll,
         }
-        way = request.path_params["way"]
-        if way not in ways:
-            text = f"There are {', '.join(ways)} here, and no {way[:100]!r}.\n"
-            return PlainTextResponse(text, 404, HEADERS)
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=PREFLIGHT)
-        if request.method != "POST":
-            headers = {"Allow": "POST, OPTIONS", **HEADERS}
-            return PlainTextResponse("Requests are POSTed here.\n", 405, headers)
-        visitor = visitor_of(request)
+        reception = self.hub.reception
+        peer = reception.locate_scope(request.scope)
+        headers = HEADERS
         try:
+            visit = reception.check_scope(request.scope, peer)
+            headers = {**HEADERS, **visit.headers()}
+            way = request.path_params["way"]
+            if way not in ways:
+                text = f"There are {', '.join(ways)} here, and no {way[:100]!r}.\n"
+                return PlainTextResponse(text, 404, headers)
+            if request.method == "OPTIONS":
+                names = ["content-type", "authorization"]
+                preflight = visit.preflight(["POST"], names)
+                return Response(status_code=204, headers=preflight)
+            if request.method != "POST":
+                text = "Requests are POSTed here.\n"
+                allowed = {"Allow": "POST, OPTIONS", **headers}
+                return PlainTextResponse(text, 405, allowed)
+            visitor = visitor_of(request, peer)
             self.hub.check()
+            guest = reception.admit(peer)
+        except CollabError as exc:
+            logger.info("refusing %s: %s", peer, exc)
+            return _refusal(exc, headers)
+        response: Response | _Stream | None = None
+        try:
             body = await _read(request, self.hub.limits)
             if self.hub.door.open:
                 visitor = Visitor(visitor.peer)  # Nobody asks for more.
-            return await ways[way](request, visitor, body)
+            caller = Caller(visitor, guest, headers)
+            response = await ways[way](request, caller, body)
         except ClientDisconnect:
-            return Response(status_code=400)  # Nobody hears it.
+            response = Response(status_code=400)  # Nobody hears it.
         except CollabError as exc:
-            logger.info("refusing %s: %s", visitor.peer, exc)
-            return _refusal(exc)
+            logger.info("refusing %s: %s", peer, exc)
+            response = _refusal(exc, headers)
+        finally:
+            if not isinstance(response, _Stream):  # It stays for longer.
+                guest.leave()
+        return response
 
-    async def _push(self, request: Request, visitor: Visitor, body: bytes) -> Response:
+    async def _push(self, request: Request, caller: Caller, body: bytes) -> Response:
         _check_head(body)
-        answer = await _Push(self.hub, visitor).answer(body)
-        return Response(answer, headers=HEADERS, media_type=TYPE)
+        answer = await _Push(self.hub, caller).answer(body)
+        return Response(answer, headers=caller.headers, media_type=TYPE)
 
     async def _stream(
-        self, request: Request, visitor: Visitor, body: bytes
+        self, request: Request, caller: Caller, body: bytes
     ) -> Response | _Stream:
         await self._check(body)
-        return _Stream(self.hub, visitor, body, LIFETIME)
+        return _Stream(self.hub, caller, body, LIFETIME)
 
     async def _events(
-        self, request: Request, visitor: Visitor, body: bytes
+        self, request: Request, caller: Caller, body: bytes
     ) -> Response | _Stream:
         await self._check(body)
         spell, media_type = _spell_event, "text/event-stream"
-        return _Stream(self.hub, visitor, body, LIFETIME, spell, media_type)
+        return _Stream(self.hub, caller, body, LIFETIME, spell, media_type)
 
     async def _poll(
-        self, request: Request, visitor: Visitor, body: bytes
+        self, request: Request, caller: Caller, body: bytes
     ) -> Response | _Stream:
         wait = request.query_params.get("wait", str(LONGEST))
         if not (wait.isascii() and wait.isdecimal() and 1 <= int(wait[:9]) <= LONGEST):
             raise BadRequest(f"`wait` is a number of seconds from 1 to {LONGEST}.")
         opened = await self._check(body)
-        return _Poll(self.hub, visitor, body, opened, int(wait))
+        return _Poll(self.hub, caller, body, opened, int(wait))
 
     async def _check(self, body: bytes) -> frozenset[int]:
         """Complain before the response begins, if at all; return what is opened."""
@@ -414,12 +445,12 @@ class Polling:
         return opened
 
 
-Answer: TypeAlias = Callable[[Request, Visitor, bytes], Awaitable[Response | _Stream]]
+Answer: TypeAlias = Callable[[Request, Caller, bytes], Awaitable[Response | _Stream]]
 
 
-def _refusal(error: CollabError) -> Response:
-    headers = dict(HEADERS)
-    if isinstance(error, Unavailable):
+def _refusal(error: CollabError, usual: Mapping[str, str]) -> Response:
+    headers = dict(usual)
+    if isinstance(error, Unavailable | TooMany):
         headers["Retry-After"] = "5"
     if isinstance(error, RequestTooSlow):
         headers["Connection"] = "close"

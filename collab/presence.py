@@ -22,14 +22,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from . import wire
-from .errors import ProtocolError
+from .errors import ProtocolError, QuotaExceeded
+from .limits import Limits
 
 MAX_CLOCK = 2**32 - 1
 MAX_STATE = 16 * 1024
-"""Bytes of one state."""
+"""Bytes of one state, unless limits say otherwise."""
+SMALL = 1024
+"""Bytes of a state that is shown as often as it changes."""
 MAX_DEPTH = 100
 """Objects and arrays of a state within each other. Browsers give up at some 5,000."""
 MAX_ENTRIES = 4096
@@ -83,7 +87,8 @@ class Claim(Generic[Owner]):
 class Presence(Generic[Owner]):
     """The clients of a room. Owners are compared by identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self.entries: dict[int, Entry[Owner]] = {}
         self.changed: dict[int, Owner | None] = {}
         """Whose entries changed, and who announced it; ``None`` if that was us."""
@@ -91,6 +96,8 @@ class Presence(Generic[Owner]):
         self.told = 0
         """The version up to which changes were taken."""
         self.claims: dict[int, Claim[Owner]] = {}
+        self._showing: dict[Owner, float] = {}
+        """Until when nothing large is shown of those of whom that was."""
 
     def introduce(self, states: bytes, owner: Owner, now: float) -> Owner | None:
         """Merge the first states of a session; return the owner it wants to succeed.
@@ -168,8 +175,9 @@ class Presence(Generic[Owner]):
             if entry is None or clock > entry.clock or count == 1:
                 if clock > MAX_CLOCK:
                     raise ProtocolError("presence clock of more than 32 bits")
-                if length > MAX_STATE:
-                    raise ProtocolError(f"presence state of {length} bytes")
+                if length > self.limits.presence_size:
+                    limit = self.limits.presence_size
+                    raise QuotaExceeded("bytes of presence", limit)
                 parsed.append((client, clock, states[at:end]))
             elif length == 4 and clock == entry.clock and states[at:end] == b"null":
                 parsed.append((client, clock, b"null"))
@@ -268,6 +276,8 @@ class Presence(Generic[Owner]):
 
     def forget(self, now: float) -> None:
         """Drop the clocks of those who left long, or :data:`MAX_LEFT` others, ago."""
+        showing = self._showing.items()
+        self._showing = {owner: until for owner, until in showing if until > now}
         left: list[tuple[float, int]] = []
         for client, entry in list(self.entries.items()):
             if not entry.here and client not in self.changed:
@@ -282,19 +292,40 @@ class Presence(Generic[Owner]):
             for _, client in left[:-MAX_LEFT]:
                 del self.entries[client]
 
-    def take_changes(self) -> bytes | None:
-        """Encode what changed since the last time; ``None`` if nothing did."""
-        if not self.changed:
-            return None
-        entries = self.entries
-        encoded = [entries[client].encoded for client in self.changed]
-        self.changed.clear()
+    def take_changes(self, now: float = inf) -> bytes | None:
+        """Encode what changed since the last time; ``None`` if nothing did.
+
+        What is large, and changes often, stays for a later time.
+        """
+        changed, self.changed = self.changed, {}
         self.told = self.version
+        entries = self.entries
+        encoded = []
+        for client in changed:
+            entry = entries[client]
+            if len(entry.encoded) > SMALL and not self._show(entry, now):
+                self.changed[client] = changed[client]
+                self.version += 1
+                entry.version = self.version
+                continue
+            encoded.append(entry.encoded)
+        if not encoded:
+            return None
         return wire.uint(len(encoded)) + b"".join(encoded)
 
     def announces_all(self, owner: Owner) -> bool:
         """Whether everything that changed since the last time was announced by one."""
         return all(by is owner for by in self.changed.values())
+
+    def _show(self, entry: Entry[Owner], now: float) -> bool:
+        """Whether a large state may be shown now: all are sent it."""
+        owner = entry.owner
+        if owner is None:
+            return True
+        if self._showing.get(owner, now) > now:
+            return False
+        self._showing[owner] = now + len(entry.encoded) / self.limits.presence_rate
+        return True
 
     def encode(self, since: int = 0, but: Owner | None = None) -> bytes | None:
         """Encode who is here, and who changed or left after a version.

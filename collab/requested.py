@@ -45,6 +45,7 @@ class Requester(NativeConnection):
             raise ProtocolError("a second Identity")
         else:
             self._key = message.key
+            self._transport.guest.resume(message.key)
 
     def _owner(self, place: Berth, room: Room) -> Owner | None:
         return room.people.owner((self._key, place.key))
@@ -121,7 +122,7 @@ class Speaker(Requester):
 
     async def _open(self, place: Berth, message: Open) -> None:
         grant = await self._let_in(place, message)
-        room = await self._enter(place.name, message.epoch)
+        room = await self._enter(place, message.epoch)
         if place.leaving is not None:
             return
         session = place.session
@@ -130,13 +131,14 @@ class Speaker(Requester):
         session.behind = b"\x00"
         place.seat(room, grant)
 
-    async def _enter(self, name: str, epoch: str) -> Room:
+    async def _enter(self, place: Berth, epoch: str) -> Room:
         """The room of a document, if it is the one that the client has.
 
         Raises:
             DocumentReplaced: If it is another one.
         """
-        room = await self.hub.enter(name)
+        name = place.name
+        room = await self.hub.enter(name, place.guest)
         if not epoch or epoch == room.epoch:
             return room
         # We may not have noticed yet that another server has begun it.

@@ -21,7 +21,7 @@ from typing import TypeVar
 from . import wire
 from .contents import finish
 from .document import LARGE_STATE, Document, Outcome
-from .errors import CollabError, DocumentBroken
+from .errors import CollabError, DocumentBroken, QuotaExceeded
 from .ledger import Ledger
 from .limits import Limits
 from .messages import (
@@ -66,12 +66,12 @@ class Room:
         limits: Limits | None = None,
     ) -> None:
         self.name = name
-        self.document = document
         self.wake = wake
         """Asks for a call of :meth:`flush` after some seconds; 0 is this tick."""
         self.limits = limits or Limits()
+        self.document = document.within(self.limits)
         self.sessions: dict[Encoding, set[Session]] = {}
-        self.people = People()
+        self.people = People(self.limits)
         self.broken = False
         """Whether the document must be rebuilt from the log before anything else."""
         self.busy = False
@@ -192,7 +192,7 @@ class Room:
         yield from self._guard(steps)
 
     def _edit(self, message: Update | SyncStep2, session: Session) -> None:
-        if session.reader:
+        if session.reader or len(message.update) > self.limits.update_size:
             finish(self._edit_steps(message, session, None))
             return
         receipts, update = self._receive_answer(message, session), message.update
@@ -201,9 +201,12 @@ class Room:
     def _edit_steps(
         self, message: Update | SyncStep2, session: Session, parsed: Parsed | None
     ) -> Generator[None, None, None]:
+        update, limit = message.update, self.limits.update_size
+        if len(update) > limit:
+            raise QuotaExceeded("bytes in an update", limit)
         receipts = self._receive_answer(message, session)
-        update = message.update
         if not session.reader:
+            yield from self._guard(self.document.fit_steps(update, parsed))
             done = yield from self.document.apply_steps(update, parsed)
             self._note(update, session, receipts, *done)
         elif not receipts:
@@ -283,16 +286,12 @@ class Room:
         elif receipts:
             self.deliver(session, receipts)
 
-    def learn(self, update: bytes) -> None:
-        """Take what another node has appended to the log.
+    def learn_steps(self, update: bytes) -> Generator[None, None, None]:
+        """Take what another node has appended to the log, with pauses.
 
         Raises:
             CollabError: As :meth:`receive`; the sender is not here.
         """
-        finish(self.learn_steps(update))
-
-    def learn_steps(self, update: bytes) -> Generator[None, None, None]:
-        """Take what another node has appended to the log, with pauses."""
         done = yield from self._guard(self.document.apply_steps(update))
         if self.document.culprit is not None:
             self.broken = True
@@ -397,11 +396,10 @@ class Room:
                 session.lacking = False
                 session.send(SyncStep1(self.document.state_vector()))
         self.lacking.clear()
+        if self.people.changed and now >= self.presence_due:
+            self._flush_presence(now)
         if self.people.changed:
-            if now >= self.presence_due:
-                self._flush_presence(now)
-            else:
-                self._wake_presence(now)
+            self._wake_presence(now)
 
     def _flush_updates(self) -> None:
         fresh, self.fresh = self.fresh, []
@@ -441,8 +439,9 @@ class Room:
     def _flush_presence(self, now: float) -> None:
         self.presence_due = now + PRESENCE_INTERVAL * max(1.0, len(self) / CROWD)
         unmoved = self.people.unmoved()
-        states = self.people.take_changes()
-        assert states is not None
+        states = self.people.take_changes(now)
+        if states is None:
+            return  # What changed is large, and to be shown later.
         message = Presence(states)
         for encoding, sessions in self.sessions.items():
             encoded = encoding.join([encoding.encode(message)])
@@ -506,7 +505,7 @@ class Room:
 
     def rebuilt(self, document: Document) -> None:
         """Go on with a document that was made from the log and what is unsaved anew."""
-        self.document = document
+        self.document = document.within(self.limits)
         self.broken = False
         self.recent = None if self.recent is None else Recent(self.position)
         self.welcome.forget()

@@ -5,6 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 
+
+def peer_name(transport: asyncio.BaseTransport) -> tuple[str, int | None]:
+    """The address that somebody connects from, and the port."""
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        return str(peer[0]), int(peer[1])
+    return str(peer or "unix socket"), None
+
+
 if sys.platform == "linux":
     from fcntl import ioctl
     from struct import unpack

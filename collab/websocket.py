@@ -21,14 +21,17 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from .auth import Visitor
 from .connecting import connect
 from .connection import Connection, document_name
-from .errors import CollabError, FrameTooBig, ProtocolError, Unavailable
-from .frames import BEAT, frame
+from .errors import CollabError, FrameTooBig, ProtocolError, TooMany, Unavailable
+from .frames import BEAT, follow, frame
 from .handshake import EXTENSIONS, encodings, read_visitor, select
 from .hub import Hub
 from .opening import SLICE
-from .sockets import unsent
+from .proxies import Peer
+from .quotas import Guest
+from .sockets import peer_name, unsent
 from .wheel import MOVING
 
 try:
@@ -48,6 +51,10 @@ CLOSE_TIME = 5.0
 MAX_FRAGMENTS = 4096
 """Frames of one message."""
 
+SIP = 16 * 1024
+"""Bytes that are inflated at once, if messages may be compressed: they may become a
+thousand times as many."""
+
 
 def protocol_class(hub: Hub) -> type[asyncio.Protocol]:
     """The class for ``uvicorn.Config(ws=...)`` that connects clients to a hub."""
@@ -64,6 +71,7 @@ class WebSocket(asyncio.Protocol):
         "_departed",
         "_fragments",
         "_fragments_size",
+        "_guest",
         "_head",
         "_heard",
         "_inbox",
@@ -76,6 +84,7 @@ class WebSocket(asyncio.Protocol):
         "_texting",
         "_transport",
         "_turn",
+        "_unread",
     )
 
     hub: ClassVar[Hub]
@@ -113,6 +122,10 @@ class WebSocket(asyncio.Protocol):
         self._closing: asyncio.TimerHandle | None = None
         self._progress: tuple[int, float] | None = None
         self._spoke = -1
+        self._guest: Guest | None = None
+        """It, as the limits see it, once it was let in."""
+        self._unread = b""
+        """What arrived and waits to be inflated."""
 
     # What asyncio and uvicorn call.
 
@@ -124,6 +137,9 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        if self._unread:
+            self._unread += data
+            return
         if self._left == 0 and not self._head and self._fragments is None:
             data = self._receive_plain(data)
         if data:
@@ -168,23 +184,45 @@ class WebSocket(asyncio.Protocol):
             payload = apply_mask(data[start:end], data[start - 4 : start])
             at = end
             self._receive(Opcode.BINARY, True, payload)
+        self._spend(count, at, until - SLICE)
         return data[at:] if at else data
+
+    def _spend(self, count: int, size: int, now: float) -> None:
+        """Count what was sent; read on when there may be more."""
+        if self._guest is None:
+            return
+        try:
+            delay = self._guest.pace.spend(count, size, now)
+        except TooMany as exc:
+            self.refuse(exc)
+            return
+        if delay and self._inbox is None:
+            self._await(asyncio.sleep(delay))
 
     def _receive_any(self, data: bytes) -> None:
         protocol = self._wake()
+        if protocol.extensions:
+            self._unread = data[SIP:]
+            data = data[:SIP]
         protocol.receive_data(data)
         if protocol.state is State.OPEN:
             self._pump()  # Pongs, which are not to wait for what takes longer.
+        count = size = 0
         for event in protocol.events_received():
             if isinstance(event, Frame):
+                count += 1
+                size += len(event.data)
                 self._receive(event.opcode, event.fin, bytes(event.data))
             else:
                 assert isinstance(event, Request)
                 self._shake_hands(event)
                 data = b""
         if self._left is not None:
-            self._measure(data)
+            self._left, self._head = follow(self._left, self._head, data)
         self._pump()
+        self._spend(count, size, perf_counter())
+        if self._unread and self._inbox is None:
+            self._await(asyncio.sleep(0))
         if (
             self._left == 0
             and not self._head
@@ -202,34 +240,6 @@ class WebSocket(asyncio.Protocol):
             )
         return self._protocol
 
-    def _measure(self, data: bytes) -> None:
-        """Follow where frames end, so that we know when we are between two.
-
-        (RFC 6455, section 5.2)
-        """
-        at = 0
-        left = self._left or 0
-        while True:
-            if left:
-                step = min(left, len(data) - at)
-                left -= step
-                at += step
-            if at == len(data):
-                break
-            head = self._head + data[at : at + 14 - len(self._head)]
-            size = 2
-            if len(head) > 1:
-                size += {126: 2, 127: 8}.get(head[1] & 127, 0) + (head[1] >> 7) * 4
-            if len(head) < size:
-                self._head = head
-                break
-            at += size - len(self._head)
-            self._head = b""
-            left = head[1] & 127
-            if left > 125:
-                left = int.from_bytes(head[2 : 4 if left == 126 else 10], "big")
-        self._left = left
-
     def eof_received(self) -> None:
         self._wake().receive_eof()
         self._pump()
@@ -239,6 +249,8 @@ class WebSocket(asyncio.Protocol):
         if self._closing is not None:
             self._closing.cancel()
         self._depart()
+        if self._guest is not None:
+            self._guest.leave()
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -275,6 +287,7 @@ class WebSocket(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         protocol = self._wake()
+        peer, headers = self._locate(request)
         try:
             name = document_name(request.path)
             if name is None:
@@ -284,25 +297,33 @@ class WebSocket(asyncio.Protocol):
                 response.headers["Upgrade"] = "websocket"
                 response.headers["Sec-WebSocket-Version"] = "13"
             else:
+                reception = self.hub.reception
+                tls = self._transport.get_extra_info("sslcontext") is not None
+                reception.check(headers, tls or peer.secure)
                 self.hub.check()
+                self._guest = reception.admit(peer)
                 response = protocol.accept(request)
         except CollabError as exc:
-            logger.info("refusing %s: %s", self._peer(), exc)
+            logger.info("refusing %s: %s", peer, exc)
             response = protocol.reject(exc.http_status, f"{exc.reason}\n")
-            if isinstance(exc, Unavailable):
+            if isinstance(exc, Unavailable | TooMany):
                 response.headers["Retry-After"] = "5"
         protocol.send_response(response)
         if protocol.state is not State.OPEN:
             return
         assert name is not None
         self._write(protocol.data_to_send())
-        self._connection = connection = self._connect(protocol, name, request)
+        visitor = read_visitor(request, str(peer))
+        self._connection = connection = self._connect(protocol, name, visitor)
         self._left = 0
         self._spoke = self.hub.wheel.add(self)
-        self._await(connection.open())
+        try:
+            self._await(connection.open())
+        except CollabError as exc:
+            self.refuse(exc)
 
     def _connect(
-        self, protocol: ServerProtocol, name: str, request: Request
+        self, protocol: ServerProtocol, name: str, visitor: Visitor
     ) -> Connection:
         """The connection that gets the messages of this client."""
         return connect(
@@ -311,8 +332,14 @@ class WebSocket(asyncio.Protocol):
             protocol.subprotocol,
             encodings(protocol),
             _Carrier(self),
-            read_visitor(request, self._peer()),
+            visitor,
         )
+
+    def _locate(self, request: Request) -> tuple[Peer, list[tuple[str, str]]]:
+        """Where a client is, and the headers of its request, names in lower case."""
+        headers = [(key.lower(), value) for key, value in request.headers.raw_items()]
+        host, port = peer_name(self._transport)
+        return self.hub.reception.locate(host, port, headers), headers
 
     # Frames.
 
@@ -383,6 +410,12 @@ class WebSocket(asyncio.Protocol):
             if self._inbox is not None:  # It must wait again.
                 self._inbox.extend(inbox)
                 return
+        unread, self._unread = self._unread, b""
+        if unread:
+            self.data_received(unread)
+        self._spend(0, 0, perf_counter())  # It may owe more than was waited for.
+        if self._inbox is not None:
+            return
         if self._departed:
             self._leave()
         elif not self._transport.is_closing():
@@ -427,7 +460,7 @@ class WebSocket(asyncio.Protocol):
         if broken is not None and protocol.close_sent is not None:
             # Closing while it still sends would reset the connection, and our close
             # frame be lost. So we say that we are done, and read until it is.
-            if self._transport.can_write_eof():
+            if self._transport.can_write_eof() and not self._transport.is_closing():
                 self._transport.write_eof()
         # The server closes TCP first, so that the client holds no TIME_WAIT.
         # (RFC 6455, section 7.1.1)
@@ -446,6 +479,7 @@ class WebSocket(asyncio.Protocol):
         if self._connection is not None and not self._refused:
             self._connection.blame(error)
             self._close(error.close_code, error.reason)
+            self._refused = True  # Also if there was nobody left to be told.
 
     def _blame(self, broken: Exception) -> None:
         """Log, in one line, which rule of WebSocket the client broke."""
@@ -537,18 +571,19 @@ class WebSocket(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + unsent(self._transport)
 
     def _peer(self) -> str:
-        peer = self._transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            return f"{peer[0]}:{peer[1]}"
-        return str(peer or "unix socket")
+        if self._connection is not None:
+            return self._connection.peer
+        return str(Peer(*peer_name(self._transport)))
 
 
 class _Carrier:
     """What a session may do with a WebSocket. ``write`` is the transport's own."""
 
-    __slots__ = ("probe", "refuse", "write")
+    __slots__ = ("guest", "probe", "refuse", "write")
 
     def __init__(self, socket: WebSocket) -> None:
+        assert socket._guest is not None
+        self.guest = socket._guest
         self.write: Any = socket._transport.write
         self.probe: Any = socket.probe
         self.refuse: Any = socket.refuse

@@ -28,9 +28,11 @@ import uvicorn
 
 from collab.app import Collab
 from collab.auth import Authorize
-from collab.handshake import Http
+from collab.handshake import http_class
 from collab.hub import Hub, OnStateless
 from collab.limits import Limits
+from collab.origins import Origins
+from collab.proxies import Proxies
 from collab.websocket import protocol_class
 
 START_TIME = 60.0
@@ -213,14 +215,24 @@ async def serving(
     database: str | None = None,
     authorize: Authorize | None = None,
     on_stateless: OnStateless | None = None,
+    origins: Origins | None = None,
+    proxies: Proxies | None = None,
 ) -> AsyncIterator[Serving]:
     """A server on our event loop; ``fast=False`` goes through ASGI WebSockets."""
     url = database or f"sqlite:///{folder / 'collab.db'}"
-    collab = Collab(url, limits=limits, authorize=authorize, on_stateless=on_stateless)
+    collab = Collab(
+        url,
+        limits=limits,
+        authorize=authorize,
+        on_stateless=on_stateless,
+        origins=origins,
+        proxies=proxies,
+    )
     config = uvicorn.Config(
         collab,
         port=0,
-        http=Http,
+        http=http_class(collab.hub.limits),
+        proxy_headers=False,
         ws=protocol_class(collab.hub) if fast else "websockets-sansio",
         lifespan="off",
         log_config=None,

@@ -14,7 +14,7 @@ from pycrdt import Text
 from collab.addressed import AddressedConnection
 from collab.asgi import ENCODINGS, Payloads
 from collab.auth import Access, Attempt, Grant, Visitor
-from collab.connection import MAX_UNADMITTED, PATIENCE, NamedConnection
+from collab.connection import NamedConnection
 from collab.dialects.hocuspocus import MAX_ADDRESS
 from collab.document import LARGE_STATE
 from collab.errors import (
@@ -41,6 +41,7 @@ from tests.vectors import history
 
 FIRST, SECOND, THIRD, FOURTH = history("reorder")
 NOTHING = b"\x00\x00"
+LIMITS = Limits()
 ADMITTED = b"\x02\x02\x0aread-write"
 READER = b"\x02\x02\x08readonly"
 SAVED, REFUSED = b"\x08\x01", b"\x08\x00"
@@ -90,6 +91,7 @@ class Client:
         self.hub = hub
         self.writes: list[bytes] = []
         self.refusals: list[CollabError] = []
+        self.guest = hub.reception.quotas.admit()
         visitor = Visitor("somebody")
         self.connection = AddressedConnection(hub, ENCODINGS, self, visitor)
 
@@ -748,6 +750,39 @@ async def test_more_documents_than_one_may_have_are_denied(hub: Hub) -> None:
     assert ann.hears("d5")[0] == ADMITTED
 
 
+async def test_one_document_is_not_opened_without_end(tmp_path: Path) -> None:
+    hub = Hub(Store(f"sqlite:///{tmp_path / 'log.db'}"), Limits(repeats=2))
+    await hub.open()
+    ann = Client(hub)
+    for session in ("a", "b"):
+        await ann.say(f"d\0{session}", token(), step1())
+        assert ann.hears(f"d\0{session}")[0] == ADMITTED
+    await ann.say("d\0c", token(), step1())
+    assert ann.hears("d\0c") == [denied("too many channels of one document")]
+    await ann.say("e", token(), step1())
+    assert ann.hears("e")[0] == ADMITTED
+    await ann.say("d\0a", LEAVING)
+    await ann.say("d\0c", token(), step1())
+    assert ADMITTED in ann.hears("d\0c")
+    assert ann.refusals == []
+    await hub.close()
+
+
+async def test_a_document_that_is_full_is_no_matter_to_others(tmp_path: Path) -> None:
+    hub = Hub(
+        Store(f"sqlite:///{tmp_path / 'log.db'}"), Limits(sessions_per_document=1)
+    )
+    await hub.open()
+    ann, bob = Client(hub), Client(hub)
+    await ann.say("d", token(), step1())
+    await bob.say("d", token(), step1())
+    assert bob.hears("d") == [denied("too many clients in this document")]
+    await bob.say("e", token(), step1())
+    assert bob.hears("e")[0] == ADMITTED
+    assert bob.refusals == []
+    await hub.close()
+
+
 @pytest.mark.parametrize(
     "message",
     [b"\x04\x00\x02\x00\x00", b"\x06\x02hi", b"\x0b", b"\xff\xff\x03", b"\x09"],
@@ -812,7 +847,7 @@ async def test_what_is_ignored_is_bounded_while_nothing_is_open(guarded: Hub) ->
     await ann.say("d", token("wrong"))
     paste = edit(b"x" * 100_000)
     with pytest.raises(QuotaExceeded):  # noqa: PT012
-        for _ in range(MAX_UNADMITTED // 100_000 + 1):
+        for _ in range(LIMITS.unadmitted_size // 100_000 + 1):
             ann.begin("d", paste)
     bob = Client(guarded)
     await bob.open("e")
@@ -825,9 +860,9 @@ async def test_who_is_denied_over_and_over_is_sent_away(
 ) -> None:
     ann = Client(guarded)
     with pytest.raises(QuotaExceeded):  # noqa: PT012
-        for _ in range(MAX_UNADMITTED // DENIAL + 2):
+        for _ in range(LIMITS.unadmitted_size // DENIAL + 2):
             await ann.say("d", token("wrong"), LEAVING)
-    assert len(keeper.attempts) == MAX_UNADMITTED // DENIAL + 1
+    assert len(keeper.attempts) == LIMITS.unadmitted_size // DENIAL + 1
 
 
 # Signs of life.
@@ -844,14 +879,14 @@ async def test_a_sign_of_life_is_what_the_client_understands(hub: Hub) -> None:
 async def test_who_opens_nothing_is_sent_away(guarded: Hub) -> None:
     ann = Client(guarded)
     await ann.say("d", token("wrong", version=""))
-    for _ in range(PATIENCE - 1):
+    for _ in range(LIMITS.patience - 1):
         assert ann.connection.beat() == b"\x01d\x01\x01\x00"
     await ann.open("e")
-    for _ in range(PATIENCE):
+    for _ in range(LIMITS.patience):
         ann.connection.beat()
     assert ann.refusals == []
     await ann.say("e", LEAVING)
-    for _ in range(PATIENCE):
+    for _ in range(LIMITS.patience):
         ann.connection.beat()
     assert [type(error) for error in ann.refusals] == [NothingOpened]
     assert Client(guarded).connection.beat() is None

@@ -309,8 +309,7 @@ MALFORMED = {
     "presence 5,000 deep": presence(
         (7, 1, b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}")
     ),
-    "presence of 17,000 bytes": presence((7, 1, b'{"a":"' + b"x" * 17_000 + b'"}')),
-    "presence 300,000 deep": presence((7, 1, b"[" * 150_000 + b"]" * 150_000)),
+    "presence 16,000 deep": presence((7, 1, b"[" * 8_000 + b"]" * 8_000)),
     "presence at clock 2^53-1": presence((7, 2**53 - 1, b"{}")),
     "presence at a clock of 700 bits": presence((7, 2**700, b"{}")),
     "presence of a client of 700 bits": presence((2**700, 1, b"{}")),
@@ -672,6 +671,15 @@ def test_a_message_that_is_none_concerns_its_sender_only(
     assert stage.say(MALFORMED[what]) == (4400, "malformed message")
     assert monotonic() - started < 5
     assert stage.server.memory() - before < 32 * 2**20
+    stage.check()
+
+
+@pytest.mark.parametrize(
+    "state", [b'{"a":"' + b"x" * 17_000 + b'"}', b"[" * 150_000 + b"]" * 150_000]
+)
+@pytest.mark.usefixtures("alive")
+def test_too_much_presence_concerns_its_sender_only(stage: Stage, state: bytes) -> None:
+    assert stage.say(presence((7, 1, state))) == (4413, "too many bytes of presence")
     stage.check()
 
 

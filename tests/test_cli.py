@@ -279,6 +279,47 @@ def test_who_may_come_in_is_decided_by_a_function_of_ones_own(tmp_path: Path) ->
             server.terminate()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--allowed-origin", "app.example.com", "write SCHEME://HOST or"),
+        ("--allowed-origin", "https://*.com", "would let in strangers"),
+        ("--trusted-proxy", "proxy", "'proxy' does not appear to be an IPv4 or IPv6"),
+        ("--limit", "frames=2", "there is no limit 'frames'. `--limit help` lists"),
+        ("--limit", "frame_size=0", "frame_size is a whole number above 0, not 0."),
+    ],
+)
+def test_who_may_come_and_what_they_may_use_can_be_wrong(
+    option: str, value: str, sentence: str
+) -> None:
+    assert sentence in serve(option, value)
+
+
+def test_limits_can_be_listed_and_set(tmp_path: Path) -> None:
+    listed = collab("serve", "--limit", "help")
+    assert listed.returncode == 0
+    assert "message_rate=2000\n" in listed.stdout
+    environment = {"COLLAB_LIMIT": "frame_size=1KiB heartbeat=10"}
+    with (
+        servers.running(tmp_path, environment=environment) as server,
+        connect(f"{server.ws_url}/a", proxy=None, compression=None) as socket,
+    ):
+        socket.send(b"x" * 1025)
+        with suppress(ConnectionClosed):
+            while True:
+                socket.recv(30)
+        assert socket.close_code == 1009
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_it_opens_as_many_files_as_it_may(tmp_path: Path) -> None:
+    with servers.running(tmp_path) as server:
+        limits = Path(f"/proc/{server.pid}/limits").read_text()
+        match = re.search(r"Max open files +(\d+) +(\d+)", limits)
+        assert match is not None
+        assert match[1] == match[2]
+
+
 @pytest.mark.parametrize("host", ["::1", "localhost", "127.0.0.2"])
 def test_this_machine_is_served_without_ado(tmp_path: Path, host: str) -> None:
     if host == "::1" and not socket.has_ipv6:

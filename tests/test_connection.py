@@ -30,6 +30,7 @@ from collab.joining import Joined
 from collab.limits import Limits
 from collab.messages import Message, SyncStep2, Update
 from collab.opening import SLICE
+from collab.quotas import Quotas
 from collab.room import Room
 from collab.splitting import split
 from collab.store import Store
@@ -50,6 +51,7 @@ class Wire:
         self.writes: list[Any] = []
         self.probes = 0
         self.refusals: list[CollabError] = []
+        self.guest = Quotas(Limits()).admit()
 
     def write(self, encoded: Any) -> None:
         self.writes += encoded

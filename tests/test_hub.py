@@ -453,6 +453,25 @@ async def test_a_broken_room_is_rebuilt_and_nobody_else_notices(
         store.poisoned = frozenset()
 
 
+async def test_who_opens_many_documents_keeps_nobody_waiting(store: SlowStore) -> None:
+    limits = Limits(loads=3, loads_per_connection=2)
+    async with opened(store, limits) as hub:
+        greedy, other = (hub.reception.quotas.admit() for _ in range(2))
+        store.may_load.clear()
+        names = [f"g{number}" for number in range(100)]
+        waiting = [asyncio.create_task(hub.enter(name, greedy)) for name in names]
+        await until(lambda: len(store.loads) == 2)
+        alone = asyncio.create_task(hub.enter("o", other))
+        shared = asyncio.create_task(hub.enter("g99", other))
+        await until(lambda: len(store.loads) == 3)
+        store.may_load.set()
+        assert (await alone).name == "o"
+        assert (await shared).name == "g99"
+        assert len(hub.rooms) < 20
+        assert len(set(await asyncio.gather(*waiting))) == 100
+        assert len(store.loads) == 101
+
+
 async def test_too_many_unsaved_edits_stop_the_reading(store: SlowStore) -> None:
     async with opened(store, Limits(unsaved_size=100)) as hub:
         ann = await enter(hub, "d")

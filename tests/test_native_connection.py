@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from pycrdt import Doc, Text
 from benchmarks.documents import typed
 from collab.asgi import PayloadEncodings
 from collab.auth import Access, Attempt, Grant, Visitor
-from collab.connection import MAX_UNADMITTED
 from collab.errors import CollabError, NothingOpened, ProtocolError, QuotaExceeded
 from collab.hub import Hub
 from collab.joining import Joined
@@ -44,6 +44,7 @@ class Client:
         self.hub = hub
         self.frames: list[bytes] = []
         self.refusals: list[CollabError] = []
+        self.guest = hub.reception.quotas.admit()
         visitor = Visitor("somebody", token=token)
         self.connection = NativeConnection(hub, ENCODINGS, self, visitor)
         self.hail = b""
@@ -381,7 +382,7 @@ async def test_large_and_many_messages_of_one_frame_are_taken_in_turns(
 
 async def test_who_is_denied_over_and_over_is_sent_away(guarded: Hub) -> None:
     ann = Client(guarded)
-    for channel in range(1, MAX_UNADMITTED // DENIAL + 2):
+    for channel in range(1, Limits().unadmitted_size // DENIAL + 2):
         await ann.say(channel, opening())
     with pytest.raises(QuotaExceeded):
         await ann.say(9999, opening())
@@ -426,6 +427,46 @@ async def test_an_error_of_one_document_concerns_no_other(hub: Hub) -> None:
     assert ann.hears(8) == [("Closed", 4413, b"too many documents")]
     with pytest.raises(ProtocolError, match="open"):
         ann.connection.receive(b"\x02" + opening("e"))
+
+
+async def test_one_document_is_not_opened_without_end(tmp_path: Path) -> None:
+    hub = Hub(Store(f"sqlite:///{tmp_path / 'log.db'}"), Limits(repeats=2))
+    await hub.open()
+    ann = Client(hub)
+    for channel in (1, 2, 3):
+        await ann.say(channel, opening())
+    assert ann.hears(2)[0][0] == "Opened"
+    assert ann.hears(3) == [("Closed", 4529, b"too many channels of one document")]
+    await ann.say(4, opening("e"))
+    assert ann.hears(4)[0][0] == "Opened"
+    await hub.close()
+
+
+async def test_a_document_that_is_full_is_no_matter_to_others(tmp_path: Path) -> None:
+    hub = Hub(
+        Store(f"sqlite:///{tmp_path / 'log.db'}"), Limits(sessions_per_document=1)
+    )
+    await hub.open()
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await bob.say(1, opening())
+    assert bob.hears() == [("Closed", 4529, b"too many clients in this document")]
+    await bob.say(1, opening("e"))
+    assert bob.hears()[0][0] == "Opened"
+    assert bob.refusals == []
+    await hub.close()
+
+
+async def test_many_messages_of_one_frame_are_counted(tmp_path: Path) -> None:
+    limits = Limits(message_rate=1000, message_burst=100)
+    hub = Hub(Store(f"sqlite:///{tmp_path / 'log.db'}"), limits)
+    await hub.open()
+    ann = Client(hub)
+    await ann.say(1, opening())
+    started = perf_counter()
+    await ann.say(0, *[b"\x01\x05"] * 500)
+    assert perf_counter() - started > 0.3
+    await hub.close()
 
 
 # Time.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from collab.asgi import PayloadEncodings
+from collab.contents import finish
 from collab.document import Document
 from collab.errors import CollabError, ProtocolError
 from collab.messages import Note, Presence, Update
@@ -179,7 +180,7 @@ def test_of_the_updates_of_several_each_gets_those_of_others(room: Room) -> None
     mine, theirs = insert(1, "x"), insert(2, "y")
     room.receive(Update(mine), speaks, 0.0)
     room.receive(Update(theirs), other, 0.0)
-    room.learn(insert(3, "z"))
+    finish(room.learn_steps(insert(3, "z")))
     room.flush(0.0)
     update = [b"\x02" + uint(0) + data(u) for u in (mine, theirs, insert(3, "z"))]
     assert listens.hears() == speaks.hears() == update[1:]

@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from collab.auth import Access, Attempt, Grant
 from collab.limits import Limits
 from collab.people import GRACE
+from collab.proxies import Proxies
 from collab.store import Store
 from tests import applications, polls, servers
 from tests.applications import EXAMPLE
@@ -124,8 +125,8 @@ async def test_what_is_said_to_be_saved_is_on_disk(server: Serving) -> None:
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["cache-control"] == "no-store, no-transform"
     assert answer.headers["x-accel-buffering"] == "no"
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-credentials" not in answer.headers
+    assert "access-control-allow-origin" not in answer.headers  # It is no page's.
+    assert answer.headers["vary"] == "Origin"
 
 
 async def test_a_push_that_comes_again_is_merged_once(server: Serving) -> None:
@@ -533,8 +534,8 @@ async def test_a_reader_is_refused_until_it_has_a_token_to_write(
 async def test_who_is_asked_for_a_token_hears_it_in_a_push_too(
     guarded: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def enter(name: str) -> Any:
-        room = await entering(name)
+    async def enter(name: str, *who: Any) -> Any:
+        room = await entering(name, *who)
         asyncio.get_running_loop().call_later(0.05, guarded.hub.request_tokens, name)
         return room
 
@@ -586,7 +587,6 @@ async def test_malformed_bodies_are_refused(
 ) -> None:
     answer = await post(server.port, path, body)
     assert (answer.status, answer.body) == (400, b"malformed message\n")
-    assert answer.headers["access-control-allow-origin"] == "*"
 
 
 @each
@@ -670,15 +670,69 @@ async def test_a_request_that_is_none_is_told_why(
     assert sentence in answer.body.decode()
 
 
-async def test_pages_of_other_origins_may_ask(server: Serving) -> None:
-    answer = await post(server.port, "push", method="OPTIONS", headers=[])
-    assert answer.status == 204
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert answer.headers["access-control-allow-methods"] == "POST"
-    assert answer.headers["access-control-allow-headers"] == (
-        "content-type, authorization"
-    )
-    assert answer.headers["access-control-max-age"] == "86400"
+def of(page: str) -> list[tuple[str, str]]:
+    """The headers of a request that a page sends."""
+    return [("Content-Type", "application/octet-stream"), ("Origin", page)]
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "POST"])
+async def test_pages_of_this_machine_may_ask(server: Serving, method: str) -> None:
+    page = of("http://localhost:5173")
+    answer = await post(server.port, "push", head(), method=method, headers=page)
+    assert answer.status == (204 if method == "OPTIONS" else 200)
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173"
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    if method == "OPTIONS":
+        assert answer.headers["access-control-allow-methods"] == "POST"
+        allowed = answer.headers["access-control-allow-headers"]
+        assert allowed == "content-type, authorization"
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "POST"])
+@pytest.mark.parametrize("way", ["push", "stream", "events", "poll"])
+async def test_pages_of_strangers_may_not_ask(
+    server: Serving, way: str, method: str
+) -> None:
+    page = of("https://evil.example")
+    answer = await post(server.port, way, head(), method=method, headers=page)
+    assert (answer.status, answer.body) == (403, b"origin not allowed\n")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_requests_count_as_connections_while_they_last(tmp_path: Path) -> None:
+    limits = Limits(connections_per_address=1)
+    proxies = Proxies("127.0.0.1")
+    async with servers.serving(tmp_path, limits=limits, proxies=proxies) as server:
+        quotas = server.hub.reception.quotas
+        headers = [
+            ("Content-Type", "application/octet-stream"),
+            ("X-Forwarded-For", "192.0.2.1"),
+        ]
+        listening = asyncio.create_task(
+            post(server.port, "poll?wait=1", head(), headers=headers)
+        )
+        await until(lambda: quotas.addresses)
+        answer = await post(server.port, "push", head(), headers=headers)
+        assert (answer.status, answer.headers["retry-after"]) == (429, "5")
+        assert (await listening).status == 200
+        answer = await post(server.port, "push", head(), headers=headers)
+        assert answer.status == 200
+        assert quotas.addresses == {}
+
+
+async def test_who_comes_anew_for_each_word_is_no_faster(tmp_path: Path) -> None:
+    limits = Limits(message_rate=10, message_burst=5, overrun_time=0.5)
+    async with servers.serving(tmp_path, limits=limits) as server:
+        statuses = []
+        for number in range(30):
+            said = on(1, opening(), edit(number + 1, insert(number + 1, "x")))
+            answer = await post(server.port, "push", head(), said)
+            statuses.append(answer.status)
+            if answer.status != 200:
+                break
+        assert statuses[:2] == [200, 200]
+        assert statuses[-1] == 429
+        assert answer.body == b"too many messages per second\n"
 
 
 # Slow readers, signs of life, and the end.

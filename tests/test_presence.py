@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collab import wire
-from collab.errors import ProtocolError
+from collab.errors import ProtocolError, QuotaExceeded
+from collab.limits import Limits
 from collab.presence import (
     CLAIM,
     MAX_CLOCK,
@@ -504,7 +505,7 @@ BAD_STATES: list[str | bytes] = [
     b"\xef\xbb\xbf{}",
     "{}".encode("utf-16"),
     b"{\x00}\x00",
-    '{"a":' * 3000 + "1" + "}" * 3000,
+    '{"a":' * 2700 + "1" + "}" * 2700,
     "[" * 8000 + "]" * 8000,
 ]
 
@@ -597,11 +598,48 @@ def test_clocks_and_sizes_have_limits() -> None:
     assert len(padding) == MAX_STATE
     people.apply(says((1, MAX_CLOCK, padding)), alice)
     assert here(people)[1][0] == MAX_CLOCK
-    with pytest.raises(ProtocolError):
+    with pytest.raises(QuotaExceeded) as raised:
         people.apply(says((2, 1, padding + " ")), alice)
+    assert raised.value.limit == MAX_STATE
     with pytest.raises(ProtocolError):
         people.apply(says((2, MAX_CLOCK + 1, "{}")), alice)
     assert set(people.entries) == {1}
+
+
+def test_what_is_large_is_shown_seldom_and_in_the_end() -> None:
+    people: Presence[Someone] = Presence(Limits(presence_rate=1000))
+    alice, bob = Someone(), Someone()
+
+    def large(version: int) -> str:
+        return json.dumps({"version": version, "padding": "x" * 2000})
+
+    shown = []
+    for clock in range(100):
+        people.apply(says((1, clock + 1, large(clock))), alice)
+        people.apply(says((2, clock + 1, "{}")), alice)
+        people.apply(says((3, clock + 1, "{}")), bob)
+        told = people.take_changes(clock / 10)
+        shown.append(set(heard(told)))
+    # Two kilobytes each two seconds; and what is small, each time.
+    assert sum(1 in clients for clients in shown) == 5
+    assert all({2, 3} <= clients for clients in shown)
+    assert people.changed
+    assert 1 in heard(people.take_changes(100.0))
+    assert people.take_changes(100.0) is None
+    assert here(people)[1] == (100, json.loads(large(99)))
+
+
+def test_who_was_behind_is_not_missed_by_what_is_shown_later() -> None:
+    people: Presence[Someone] = Presence(Limits(presence_rate=1000))
+    alice = Someone()
+    large = json.dumps({"padding": "x" * 2000})
+    for clock in (1, 2):
+        people.apply(says((1, clock, large)), alice)
+        people.take_changes(0.0)
+    told = people.told
+    assert people.take_changes(0.1) is None
+    assert people.take_changes(10.0) is not None
+    assert people.encode(told) is not None
 
 
 def test_ten_thousand_entries_are_refused() -> None:

@@ -15,14 +15,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
-from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from collab.app import Collab
+from collab.auth import Visitor
 from collab.connection import Connection
 from collab.errors import CollabError, NotText
 from collab.frames import Frames, frame
-from collab.handshake import Http, encodings
+from collab.handshake import encodings, http_class
 from collab.messages import Message, Update
 from collab.websocket import WebSocket
 
@@ -87,7 +87,7 @@ class EchoSocket(WebSocket):
     __slots__ = ()
 
     def _connect(
-        self, protocol: ServerProtocol, name: str, request: Request
+        self, protocol: ServerProtocol, name: str, visitor: Visitor
     ) -> Connection:
         return Echo(self._transport, Frames(encodings(protocol).yjs.deflate, spell))
 
@@ -100,7 +100,7 @@ async def serving(folder: Path, port: int = 0) -> AsyncIterator[int]:
         config = uvicorn.Config(
             collab,
             port=port,
-            http=Http,
+            http=http_class(collab.hub.limits),
             ws=kind,
             lifespan="off",
             log_config=None,

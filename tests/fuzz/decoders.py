@@ -195,7 +195,7 @@ class Messages:
                         people.departure(said)
                     else:
                         people.apply(said, seat)
-            except ProtocolError:
+            except (ProtocolError, QuotaExceeded):
                 pass
             if (told := people.take_changes()) is not None:
                 accepted += 1

@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 from collab.app import Collab
 from collab.dialects import yjs
 from collab.gate import Gate
-from collab.handshake import Http
+from collab.handshake import http_class
+from collab.limits import Limits
 from collab.messages import Presence, SyncStep2, Update
 from collab.websocket import protocol_class
 from tests.fuzz import Case, Finding
@@ -96,7 +97,7 @@ class Peer:
     def __init__(self, config: uvicorn.Config) -> None:
         self.pipe = Pipe()
         state = ServerState()
-        http = Http(config, state, {})
+        http = http_class(Limits())(config, state, {})
         self.pipe.set_protocol(http)
         http.connection_made(self.pipe)  # type: ignore[arg-type]
         self.read_up_to = 0
@@ -269,7 +270,7 @@ class Hall:
         self.hub = self.collab.hub
         self.config = uvicorn.Config(
             self.collab,
-            http=Http,
+            http=http_class(self.hub.limits),
             ws=protocol_class(self.hub),
             lifespan="off",
             log_config=None,
