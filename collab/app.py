@@ -23,7 +23,7 @@ from .limits import Limits
 from .origins import Origins
 from .polling import Polling
 from .proxies import Proxies
-from .redaction import keep_tokens_secret
+from .redaction import keep_logs_clean
 from .store import Store
 
 DEMO = Path(str(files("collab"))) / "static" / "demo"
@@ -135,7 +135,7 @@ class Collab:
         Raises:
             StoreError: If the database cannot be opened, or is too new for us.
         """
-        keep_tokens_secret()
+        keep_logs_clean()
         await self.hub.open()
         self._open = True
         return self

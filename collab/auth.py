@@ -21,6 +21,7 @@ from starlette.requests import cookie_parser
 
 from .errors import AccessDenied, CollabError, Unavailable
 from .limits import is_plain
+from .redaction import Lines
 
 logger = logging.getLogger("collab.auth")
 
@@ -259,7 +260,7 @@ class Door:
 def _told(error: Exception, token: str) -> str:
     """An error as it is logged. ``users[attempt.token]`` raises one that names it."""
     told = "".join(traceback.format_exception(error)).rstrip()
-    return told.replace(token, "[token]") if token else told
+    return Lines(told.replace(token, "[token]") if token else told)
 
 
 ANYBODY = Grant()

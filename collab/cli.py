@@ -31,6 +31,7 @@ from .hub import LET_GO
 from .limits import Limits
 from .origins import Origins
 from .proxies import Proxies
+from .redaction import REDACTION
 from .tools import COMMANDS
 from .tools.authentication import WAYS, authentication_options, authorize_of
 from .tools.common import DATABASE, explained, history_option
@@ -205,6 +206,8 @@ def serve(
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(REDACTION)  # Whatever library it is that logs something.
     for noisy in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if (tls_cert is None) != (tls_key is None):
