@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from .asgi import serve_websocket
 from .auth import Authorize
+from .headers import PAGE, SafeHeaders
 from .history import Retention
 from .hub import Hub, OnStateless
 from .limits import Limits
@@ -38,16 +39,6 @@ NOT_OPEN = (
     "Collab is not open: use `async with collab` in the application's lifespan, "
     "as a mounted application hears nothing of its server's lifespan."
 )
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; "
-        "connect-src 'self' ws: wss:; img-src 'self' data:; "
-        "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
-    ),
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class Collab:
@@ -127,7 +118,7 @@ class Collab:
             routes.append(Mount("/", Page(directory=DEMO, html=True)))
         elif demo:
             routes.append(Route("/", self._no_demo))
-        self._routes = Starlette(routes=routes)
+        self._routes = SafeHeaders(Starlette(routes=routes))
 
     async def __aenter__(self) -> Self:
         """Open the database and start.
@@ -224,7 +215,7 @@ class Page(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The response to a request for a file."""
         response = await super().get_response(path, scope)
-        response.headers.update(HEADERS)
+        response.headers.update(PAGE)
         response.headers["Cache-Control"] = (
             "public, max-age=31536000, immutable"
             if path.startswith("assets/") and response.status_code == 200

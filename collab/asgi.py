@@ -29,6 +29,7 @@ from .dialects.hocuspocus import Address
 from .dialects.native import Numbered
 from .errors import CollabError, FrameTooBig, TooMany, Unavailable
 from .frames import CUSTOM, Speaker
+from .headers import SAFE
 from .hub import Hub
 from .limits import check_name
 from .messages import Message, Stateless
@@ -185,7 +186,7 @@ async def _refuse(
 ) -> None:
     """Answer a handshake, with a 403 where the server can say nothing else."""
     if "websocket.http.response" in (websocket.scope.get("extensions") or {}):
-        response = PlainTextResponse(f"{reason}\n", status, headers)
+        response = PlainTextResponse(f"{reason}\n", status, {**SAFE, **(headers or {})})
         await websocket.send_denial_response(response)
     else:
         await websocket.close()

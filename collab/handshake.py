@@ -10,25 +10,26 @@ from weakref import ref
 
 from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from websockets.exceptions import InvalidHeader
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
 )
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from .auth import Visitor, select_subprotocol
 from .frames import DEFLATE, PLAIN, FrameEncodings
+from .headers import SAFE, bare_response
 from .limits import Limits
 
 SLOWEST = 1024
 """Bytes per second of a request's body, at least."""
 
-TOO_LARGE = (
-    b"HTTP/1.1 413 Content Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 16\r\nconnection: close\r\n\r\nbody is too big\n"
-)
+NO_REQUEST = bare_response("400 Bad Request", "This is no request of HTTP.")
+
+TOO_LARGE = bare_response("413 Content Too Large", "body is too big")
 
 EXTENSIONS = (
     ServerPerMessageDeflateFactory(
@@ -59,6 +60,24 @@ def read_visitor(request: Request, peer: str) -> Visitor:
     lines = request.headers.get_all("Sec-WebSocket-Protocol")
     offered = [name.strip() for line in lines for name in line.split(",")]
     return Visitor.of(peer, request.headers.raw_items(), query, offered)
+
+
+class Handshake(ServerProtocol):
+    """websockets' handshake, which tells clients the text of its exceptions."""
+
+    def send_response(self, response: Response) -> None:
+        """Send a response; a refusal has safe headers, and names what is wrong."""
+        if response.status_code != 101:
+            error = self.handshake_exc
+            if error is not None:
+                wrong = response.reason_phrase
+                if isinstance(error, InvalidHeader):
+                    wrong = f"see {error.name}"
+                response.body = f"not a WebSocket handshake: {wrong}\n".encode()
+                del response.headers["Content-Length"]
+                response.headers["Content-Length"] = str(len(response.body))
+            response.headers.update(SAFE)
+        super().send_response(response)
 
 
 EXTENSION = "collab.http"
@@ -134,6 +153,11 @@ class Http(HttpToolsProtocol):
         self._arrived = b""
         if self._unfinished > self.limits.head_size and self._here():
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request."""
+        self.transport.write(NO_REQUEST)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

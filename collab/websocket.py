@@ -26,7 +26,7 @@ from .connecting import connect
 from .connection import Connection, document_name
 from .errors import CollabError, FrameTooBig, ProtocolError, TooMany, Unavailable
 from .frames import BEAT, follow, frame
-from .handshake import EXTENSIONS, encodings, read_visitor, select
+from .handshake import EXTENSIONS, Handshake, encodings, read_visitor, select
 from .hub import Hub
 from .opening import SLICE
 from .proxies import Peer
@@ -91,7 +91,7 @@ class WebSocket(asyncio.Protocol):
 
     def __init__(self, config: Any, server_state: Any, app_state: Any) -> None:
         self._connections: set[Any] = server_state.connections
-        self._protocol: ServerProtocol | None = ServerProtocol(
+        self._protocol: ServerProtocol | None = Handshake(
             extensions=EXTENSIONS,
             select_subprotocol=select,
             max_size=self.hub.limits.frame_size,
