@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,6 +19,7 @@ from tests.applications import EXAMPLE
 from tests.applications import running as embedded
 from tests.interop import Client, Clients, until
 from tests.pages import Visit, Visitor, browsing, ensure_demo, visiting
+from tests.peers import enter, presence
 from tests.proxy import Proxy
 from tests.servers import Server, running
 from tests.test_tools import Tool
@@ -312,6 +315,113 @@ def test_a_hostile_name_is_only_text(visit: Visit, server: Server, name: str) ->
         ann.page.keyboard.press("End")
         ann.type(" still works")
         until(lambda: mallory.text == "text still works")
+
+
+MARKUP = "<img src=x onerror=hacked=1>"
+
+ALL_MARKUP = f"{MARKUP}<svg onload=hacked=1><b>\"'</b><script>hacked=1</script>"
+
+
+def is_unharmed(visitor: Visitor) -> bool:
+    """Whether nothing was made of markup, and nothing of it ran."""
+    page = visitor.page
+    made = "img:not(.cm-widgetBuffer), svg[onload], b, script:not([src]), iframe"
+    assert page.locator(made).count() == 0
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.evaluate("typeof ({}).hacked") == "undefined"
+    assert "evil.example" not in page.content()
+    return True
+
+
+def hostile_states() -> Iterator[object]:
+    """What somebody may say of themselves who has no client of ours."""
+    evil = f"red;background:url(//evil.example/x){MARKUP}"
+    yield {"user": {"name": MARKUP, "color": evil, "colorLight": evil}}
+    yield {"user": {"name": {"toString": MARKUP}, "color": [evil]}}
+    yield {"user": {"name": [MARKUP], "color": "#12345g", "avatar": evil}}
+    yield {"constructor": {"prototype": {"hacked": 1}}, "user": {"name": "x"}}
+    yield {"user": {"name": "\u202e\u0000\u2028" + MARKUP}}
+    yield {"user": {"name": MARKUP * 300}}
+    yield {MARKUP: MARKUP, "user": MARKUP, "cursor": MARKUP}
+    for anchor in (
+        {"tname": MARKUP},
+        {"type": {"client": 1, "clock": 2**31}, "tname": "text", "assoc": MARKUP},
+        {"item": {"client": 1e308, "clock": -1}, "type": None, "tname": "text"},
+        {"item": MARKUP, "type": MARKUP},
+        [[[[MARKUP]]]],
+    ):
+        cursor = {"anchor": anchor, "head": anchor}
+        yield {"user": {"name": MARKUP, "color": evil}, "cursor": cursor}
+
+
+def test_markup_is_text_wherever_it_stands(visit: Visit, server: Server) -> None:
+    name = f"{ALL_MARKUP} {next(numbers)}"
+    ann, bob = visit(), visit()
+    ann.open(server.url, name)
+    ann.rename(MARKUP)
+    bob.open(server.url, name)
+    bob.rename("Bob")
+    ann.type(ALL_MARKUP)
+    until(lambda: bob.text == ALL_MARKUP and bob.cursors == [MARKUP])
+    until(lambda: ann.people == bob.people == sorted([MARKUP, "Bob"]))
+    for visitor in (ann, bob):
+        shown = visitor.page.get_by_test_id("document")
+        expect(shown).to_have_attribute("data-name", name)
+        visitor.page.get_by_test_id("me").click()
+        assert is_unharmed(visitor)
+    ann.open(server.url, f"another {next(numbers)}")  # The first one is a recent one.
+    ann.page.get_by_test_id("document").click()
+    expect(ann.page.get_by_test_id("document-panel")).to_contain_text(name)
+    assert is_unharmed(ann)
+
+
+def test_whatever_somebody_says_of_themselves_runs_nowhere(
+    visit: Visit, server: Server, name: str
+) -> None:
+    ann = visit()
+    ann.open(server.url, name)
+    ann.type("text")
+    ann.see("saved", "saved")
+    states = [json.dumps(state).encode() for state in hostile_states()]
+    with ExitStack() as stack:
+        for client, state in enumerate(states, 2):
+            mallory = stack.enter_context(enter(server.port, f"/ws/{name}"))
+            mallory.say(presence((client, 1, state)))
+        mallory = stack.enter_context(enter(server.port, f"/ws/{name}"))
+        mallory.say(presence((99, 1, b'{"user":{"name":"Mallory"}}')))
+        until(lambda: "Mallory" in ann.people and len(ann.people) > len(states) / 2)
+        ann.page.get_by_test_id("me").click()
+        assert is_unharmed(ann)
+        ann.page.keyboard.press("Escape")
+        ann.page.get_by_test_id("editor").focus()
+        ann.page.keyboard.press("End")
+        ann.type(" goes on")
+        ann.see("saved", "saved")
+        assert ann.text == "text goes on"
+        assert is_unharmed(ann)
+
+
+def test_if_the_page_made_html_of_a_text_the_browser_would_refuse(
+    visit: Visit, server: Server, name: str
+) -> None:
+    """So the tests before would notice: there is something to be seen if they fail."""
+    ann = visit()
+    ann.open(server.url, name)
+    for attempt in (
+        f"document.body.innerHTML = {MARKUP!r}",
+        "document.body.setAttribute('onclick', 'hacked=1')",
+        "await fetch('//evil.example/')",
+    ):
+        refused = ann.page.evaluate(
+            f"async () => {{ try {{ {attempt} }} catch (error) {{ return true; }} }}"
+        )
+        assert refused, attempt
+    assert ann.page.evaluate("typeof hacked") == "undefined"
+    until(lambda: len(ann.page.evaluate("violations")) >= 3)
+    kinds = {each.split()[0] for each in ann.page.evaluate("violations")}
+    assert {"require-trusted-types-for", "connect-src"} <= kinds
+    ann.page.evaluate("violations.length = 0")
+    ann.complaints.clear()
 
 
 def test_editors_with_other_clients_have_the_same_document_open(
