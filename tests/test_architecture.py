@@ -135,3 +135,42 @@ def test_a_module_uses_nothing_of_pycrdt_that_is_unsafe(path: Path) -> None:
 def test_a_module_is_short(path: Path) -> None:
     lines = path.read_text().count("\n")
     assert lines <= LINES
+
+
+SECRET = re.compile(r"secret|signature|digest|password|credential|bearer|token$")
+"""Names of what must not be compared byte by byte: how long that takes says how many
+bytes of a guess were right."""
+
+
+def words(node: ast.expr) -> str:
+    """The name of a value: of a variable, an attribute, or what is called."""
+    match node:
+        case ast.Name(name) | ast.Attribute(_, name):
+            return name  # Constants are kinds of messages.
+        case ast.Call(called) | ast.Await(ast.Call(called)):
+            return words(called)
+        case ast.Subscript(value):
+            return words(value)
+        case _:
+            return ""
+
+
+def compared(source: str) -> Iterator[str]:
+    """The secrets that are compared with anything but a constant."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            plain = any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops)
+            if plain and not any(isinstance(side, ast.Constant) for side in sides):
+                yield from (name for name in map(words, sides) if SECRET.search(name))
+
+
+def test_no_secret_is_compared_byte_by_byte() -> None:
+    assert list(compared("if sent == self.secret: pass")) == ["secret"]
+    assert list(compared("ok = hook.digest() != given_signature")) == [
+        "digest",
+        "given_signature",
+    ]
+    assert list(compared("if token == '': pass")) == []
+    found = {path.name: list(compared(path.read_text())) for path in MODULES}
+    assert {name: names for name, names in found.items() if names} == {}
