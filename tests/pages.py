@@ -135,7 +135,11 @@ class Visitor:
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        if message.text.startswith("WebSocket connection to"):
+        unreachable = message.text.startswith("Failed to load resource: net::")
+        if message.text.startswith("WebSocket connection to") or (
+            # Where there is no WebSocket, the page tries HTTP.
+            unreachable and "/api/sync/" in message.location["url"]
+        ):
             self.lost.append(message.text)
         else:
             self.complaints.append(message.text)
