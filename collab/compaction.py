@@ -8,9 +8,10 @@ of the snapshot's index.
 
 from __future__ import annotations
 
-from .document import Document, pieces
+from .document import Document
 from .errors import CollabError, StoreError
 from .joining import Joined
+from .snapshots import pieces
 from .store import Store, Stored
 
 

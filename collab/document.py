@@ -13,7 +13,7 @@ document keeps the bytes of its updates too, and is served from them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from enum import Enum, auto
 from heapq import heappop, heappush
 from math import inf
@@ -27,6 +27,7 @@ from .errors import DocumentBroken, ProtocolError, QuotaExceeded, UpdateRejected
 from .gate import Gate, Verdict
 from .joining import Joined, same, trim_steps
 from .limits import Limits
+from .snapshots import INDEX, read_index
 from .splitting import PIECE, split
 from .updates import ACCEPTED, LARGE, Parsed, cut, parse, parse_steps
 
@@ -38,10 +39,6 @@ MAX_PARKED = 32 * 1024 * 1024
 
 EMPTY = b"\x00\x00"
 """The update that changes nothing."""
-
-INDEX = 2
-"""The version of the encoding of what stands beside a snapshot's state. In version 1
-that is a single piece."""
 
 LARGE_STATE = 1024 * 1024
 """Bytes of a document from which on it is encoded with pauses: pycrdt takes 5 ms, and
@@ -128,7 +125,7 @@ class Document:
             DocumentBroken: If pycrdt can't read the state.
         """
         document = cls()
-        gate, pieces, parked = _read_index(state, index)
+        gate, pieces, parked = read_index(state, index)
         try:
             document.gate = yield from Gate.decode_steps(gate)
         except ValueError as exc:
@@ -531,7 +528,7 @@ class Document:
         other = Document()
         other.gate = Gate(ACCEPTED)
         try:
-            _, pieces, _ = _read_index(state, index)
+            _, pieces, _ = read_index(state, index)
             for piece in pieces:
                 outcome, _ = other.apply(piece, parse(piece, ACCEPTED))
                 if outcome is Outcome.PARKED:
@@ -559,46 +556,6 @@ def _amount_to_the_same(one: bytes, other: bytes) -> bool:
     for document, state in zip(documents, (one, other), strict=True):
         document._merge(state)
     return same(*(document.state() for document in documents))
-
-
-def pieces(state: bytes, index: bytes) -> Sequence[bytes]:
-    """The updates, to be applied one after the other, that a snapshot is made of.
-
-    Raises:
-        ProtocolError: If the index is not one of ours.
-    """
-    return _read_index(state, index)[1]
-
-
-def _read_index(
-    state: bytes, index: bytes
-) -> tuple[bytes, Sequence[bytes], Sequence[bytes]]:
-    """Read a snapshot: its gate, the pieces of its state, and what was parked.
-
-    Raises:
-        ProtocolError: If it is none of ours.
-    """
-    version, at = wire.read_uint(index, 0)
-    if version not in (1, INDEX):
-        raise ProtocolError(f"index of version {version}")
-    gate, at = wire.read_data(index, at)
-    pieces = [state]
-    if version > 1:
-        pieces.clear()
-        start = 0
-        count, at = wire.read_uint(index, at)
-        for _ in range(count):
-            size, at = wire.read_uint(index, at)
-            pieces.append(state[start : start + size])
-            start += size
-        if start != len(state):
-            raise ProtocolError(f"{start} bytes of pieces, {len(state)} of state")
-    count, at = wire.read_uint(index, at)
-    parked = []
-    for _ in range(count):
-        update, at = wire.read_data(index, at)
-        parked.append(update)
-    return gate, pieces, parked
 
 
 def _vector(clocks: Mapping[int, int]) -> bytes:
