@@ -193,7 +193,7 @@ async def test_signs_of_life_are_messages(tmp_path: Path, fast: bool) -> None:
 async def test_who_opens_no_document_is_closed(
     tmp_path: Path, fast: bool, path: str
 ) -> None:
-    limits = Limits(heartbeat=1)
+    limits = Limits(heartbeat=1, unadmitted_time=3)
     async with (
         servers.serving(
             tmp_path, fast=fast, limits=limits, authorize=authorize
