@@ -25,6 +25,7 @@ from .origins import Origins
 from .polling import Polling
 from .proxies import Proxies
 from .redaction import keep_logs_clean
+from .revocations import revocation
 from .store import Store
 
 DEMO = Path(str(files("collab"))) / "static" / "demo"
@@ -157,6 +158,53 @@ class Collab:
         Providers of Hocuspocus from 3.3 on can be asked; others are left as they are.
         """
         self.hub.request_tokens(document)
+
+    async def revoke(
+        self,
+        *,
+        user: str | None = None,
+        token: str | None = None,
+        document: str | None = None,
+        issued_before: float | None = None,
+        until: float | None = None,
+    ) -> int:
+        """Take access away, from who is inside and who comes, on all servers.
+
+        All that is given must be true of somebody: the ``user`` of their grant, its
+        ``token_id`` (``jti``), that they open a ``document`` (a name or a pattern),
+        that it was ``issued_before`` a time. Times are in seconds since 1970; ``until``
+        is when it is over. Returns a number, to undo it.
+
+        When this returns, who is inside in this process is sent away, with 4403; other
+        processes follow within two seconds.
+
+        Raises:
+            ValueError: If nothing says who is meant, or something cannot be used.
+            BadName: If the document is no name, and no pattern.
+            StoreError: If the database does not take it: then nothing has happened.
+        """
+        made = revocation(user, token, document, issued_before, until)
+        return await self.hub.revoking.add(made)
+
+    async def undo_revocation(self, number: int) -> None:
+        """Take a revocation back: whose access it was may come again.
+
+        Raises:
+            NotRevoked: If there is none of that number, or it is over.
+            StoreError: If the database does not take it.
+        """
+        await self.hub.revoking.undo(number)
+
+    async def kick(
+        self, *, user: str | None = None, document: str | None = None
+    ) -> None:
+        """Send away who is inside, on all servers, once: nothing keeps them away.
+
+        Raises:
+            ValueError, BadName, StoreError: As :meth:`revoke` does.
+        """
+        made = revocation(user, document=document, kick=True)
+        await self.hub.revoking.add(made)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an ASGI scope.

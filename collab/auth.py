@@ -11,7 +11,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Self, TypeAlias
@@ -22,6 +22,7 @@ from starlette.requests import cookie_parser
 from .errors import AccessDenied, CollabError, Unavailable
 from .limits import is_plain
 from .redaction import Lines
+from .revoked import Revoked
 
 logger = logging.getLogger("collab.auth")
 
@@ -36,6 +37,9 @@ MAX_WHO = 255
 
 EXPIRED = "access has expired"
 """What somebody is told whose time is over."""
+
+REVOKED = "access was revoked"
+"""What somebody is told whose access was taken away."""
 
 BEARER = "bearer."
 """What a subprotocol begins with that carries a token: browsers can send no headers."""
@@ -63,6 +67,11 @@ class Grant:
     """What people call them."""
     expires_at: float | None = None
     """Until when, in seconds since 1970; ``None`` is for as long as they stay."""
+    token_id: str = ""
+    """What their token is called, by which it can be revoked."""
+    issued_at: float | None = field(default=None, compare=False)
+    """When they were given it, in seconds since 1970; ``None`` is when they are let
+    in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +216,16 @@ def select_subprotocol(offered: Sequence[str]) -> str | None:
 class Door:
     """Lets people in, or not."""
 
-    def __init__(self, authorize: Authorize | None = None) -> None:
+    def __init__(
+        self, authorize: Authorize | None = None, revoked: Revoked | None = None
+    ) -> None:
         self.authorize = authorize
+        self.revoked = Revoked() if revoked is None else revoked
 
     @property
     def open(self) -> bool:
-        """Whether nobody is asked who they are."""
-        return self.authorize is None
+        """Whether all are let in, and nobody is asked who they are."""
+        return self.authorize is None and not self.revoked
 
     async def prepare(self) -> None:
         """Begin, on the event loop."""
@@ -232,13 +244,27 @@ class Door:
             AccessDenied: If it is refused.
             Unavailable: If that cannot be decided now.
         """
+        if self.open:
+            return ANYBODY
+        began = time.time()
+        grant = await self._decide(attempt)
+        if grant is None:
+            raise AccessDenied
+        if grant.expires_at is not None and not grant.expires_at > time.time():
+            raise AccessDenied(EXPIRED)
+        if grant.issued_at is None:
+            grant = replace(grant, issued_at=began)
+        self.check(grant, attempt.document)
+        return grant
+
+    async def _decide(self, attempt: Attempt) -> Grant | None:
         if self.authorize is None:
             return ANYBODY
         if len(attempt.token) > MAX_TOKEN:
             raise AccessDenied(detail=f"a token of more than {MAX_TOKEN} characters")
         try:
             async with asyncio.timeout(AUTHORIZE_TIME):
-                grant = await self.authorize(attempt)
+                return await self.authorize(attempt)
         except CollabError:
             raise
         except TimeoutError as exc:
@@ -250,11 +276,16 @@ class Door:
             told = _told(exc, attempt.token)
             logger.error(message, attempt.document, attempt.peer, told)
             raise Unavailable("authorization failed") from exc
-        if grant is None:
-            raise AccessDenied
-        if grant.expires_at is not None and not grant.expires_at > time.time():
-            raise AccessDenied(EXPIRED)
-        return grant
+
+    def check(self, grant: Grant, document: str) -> None:
+        """Complain if somebody's access to a document was revoked.
+
+        Raises:
+            AccessDenied: If it was.
+        """
+        found = self.revoked.find(grant, document, time.time())
+        if found is not None:
+            raise AccessDenied(REVOKED, f"{REVOKED}, by revocation {found.number}")
 
 
 def _told(error: Exception, token: str) -> str:

@@ -94,10 +94,12 @@ class Channel:
         self._check_owed()
 
     def _note(self, grant: Grant) -> None:
+        self.hub.door.check(grant, self.name)  # It may have been revoked meanwhile.
         self.grant = grant
         self.session.who = grant.user
         self.session.reader = grant.access is Access.READ
         self.hub.expiry.keep(self, grant.expires_at, time.time())
+        self.hub.revoking.enter(self)
 
     def remind(self, seconds: float) -> None:
         """Ask the client who it is, if it can be asked."""
@@ -107,7 +109,13 @@ class Channel:
 
     def expire(self) -> None:
         """End the access of a client that didn't say again who it is."""
-        self.session.dismiss(AccessDenied(EXPIRED))
+        self.send_away(AccessDenied(EXPIRED))
+
+    def send_away(self, error: CollabError) -> None:
+        """End the access of a client, and say why."""
+        session = self.session
+        session.dismiss(error)
+        session.write = _ignore  # Its transport may take a moment to close.
 
     def receive(self, payload: bytes, at: int) -> Awaitable[None] | None:
         """Take what the client sent; an awaitable if that takes a while.
@@ -267,6 +275,7 @@ class Channel:
         """Leave the room. ``goodbye`` says that the client meant to go."""
         room, self.room = self.room, None
         self.hub.expiry.forget(self)
+        self.hub.revoking.leave(self)
         if room is not None:
             now = asyncio.get_running_loop().time()
             room.leave(self.session, now, goodbye)

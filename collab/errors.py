@@ -249,6 +249,20 @@ class DocumentReplaced(CollabError):
     reason = "document was replaced"
 
 
+class NotRevoked(CollabError):
+    """Raised for a revocation that is to be undone, and isn't there, or is over."""
+
+    close_code = 4404
+    http_status = 404
+    reason = "no such revocation"
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"there is no revocation {self.number}, or it is over"
+
+
 class RequestTooSlow(CollabError):
     """Raised when a request doesn't come to its end in the time that it is given."""
 

@@ -29,6 +29,8 @@ from .opening import SLICE, Opener, take_turns
 from .quotas import Guest
 from .recalling import Recall
 from .reception import Reception
+from .revocations import Revocations
+from .revoking import Revoking
 from .room import Room
 from .session import Encoding
 from .store import Row, Store
@@ -82,7 +84,11 @@ class Hub:
         on_stateless: OnStateless | None = None,
     ) -> None:
         self.store = store
-        self.door = Door(authorize)
+        self._workers = Workers()
+        self.spawn, self.in_thread = self._workers.spawn, self._workers.in_thread
+        database = Revocations(store.database)
+        self.revoking = Revoking(database, self.spawn, self.in_thread)
+        self.door = Door(authorize, self.revoking.revoked)
         self.reception = Reception(limits, self.door)
         self._turns = Turns(limits.loads, limits.loads_per_connection)
         self.on_stateless = on_stateless
@@ -100,8 +106,6 @@ class Hub:
         self._preparing: dict[tuple[Room, Encoding], asyncio.Task[None]] = {}
         self._ready: dict[Room, None] = {}
         self._later: dict[Room, asyncio.TimerHandle] = {}
-        self._workers = Workers()
-        self.spawn, self.in_thread = self._workers.spawn, self._workers.in_thread
         compactor = Compactor(store.url, retention)
         self.caretaker = Caretaker(compactor, self.spawn, self.in_thread)
         self._opener = Opener(store, self.catalog, compactor, self.in_thread)
@@ -128,12 +132,12 @@ class Hub:
             StoreError: If the database cannot be opened, or is too new for us.
         """
         self._loop = asyncio.get_running_loop()
-        warnings = await self.in_thread(self.store.open, self.migrate)
-        for warning in warnings:
+        for warning in await self.in_thread(self.store.open, self.migrate):
             logger.warning("%s", warning)
         self._opener.run = await self.in_thread(self.catalog.begin_run)
         # So that who opens the first document needn't wait for a connection.
         await self.in_thread(self.store.ping)
+        await self.revoking.look()
         await self.door.prepare()
         self.journal = Journal(self.store, self._saved, self._evict)
         self._ticking = self._loop.call_later(1.0, self._tick)
@@ -501,11 +505,8 @@ class Hub:
         And whether the database answers at all: nobody may be writing.
         """
         try:
-            ids = {
-                room.document_id: room
-                for room in self.rooms.values()
-                if room.document_id is not None
-            }
+            rooms = self.rooms.values()
+            ids = {r.document_id: r for r in rooms if r.document_id is not None}
             if not ids:
                 await self.in_thread(self.store.ping)
             alive = await self.in_thread(self.catalog.alive, list(ids))
@@ -543,6 +544,7 @@ class Hub:
         now = self._loop.time()
         self.wheel.turn(now)
         self.expiry.turn(time.time())
+        self.revoking.tick()
         self.journal.complain(now)
         self._relieve()
         patience = max(POLL, len(self.rooms) / POLLED)

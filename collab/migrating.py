@@ -16,7 +16,7 @@ from .errors import DatabaseTooNew, DatabaseTooOld, StoreError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: a database that has it is opened without importing Alembic."""
 
 

@@ -145,6 +145,22 @@ quarantine = sa.Table(
     Column("found_at", MILLISECONDS, nullable=False),
     **OPTIONS,
 )
+# Whose access was revoked, who was kicked, and what of that was undone. The newest row
+# is never deleted: see `revocations.py`.
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=False),
+    Column("kind", sa.String(16), nullable=False),
+    Column("account", sa.Text),
+    Column("token", sa.Text),
+    Column("document", Name),
+    Column("issued_before", MILLISECONDS),
+    Column("until", MILLISECONDS),
+    Column("undoes", sa.BigInteger),
+    Column("at", MILLISECONDS, nullable=False),
+    **OPTIONS,
+)
 # A process that serves documents has a row here, and takes it away when it ends.
 runs = sa.Table(
     "runs",

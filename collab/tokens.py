@@ -81,6 +81,9 @@ class Claims:
     expires_at: float
     """When access ends: leeway is in it."""
     rules: Rules
+    token_id: str = ""
+    issued_at: float = 0.0
+    """In the beginning, if the token doesn't say."""
 
     def grant(self, document: str) -> Grant:
         """What somebody with this token may do with a document.
@@ -91,7 +94,14 @@ class Claims:
         access = self.rules.find(document)
         if access is None:
             refuse("the token is not for this document")
-        return Grant(self.user, access, self.name, self.expires_at)
+        return Grant(
+            self.user,
+            access,
+            self.name,
+            self.expires_at,
+            self.token_id,
+            self.issued_at,
+        )
 
 
 class Tokens(Authenticator):
@@ -233,12 +243,17 @@ class Tokens(Authenticator):
         expires_at = claims["exp"]
         if type(expires_at) not in (int, float) or not 0 < expires_at <= LAST:
             refuse("exp is not a time in seconds since 1970")
+        issued_at = claims.get("iat", 0)
+        if type(issued_at) not in (int, float) or not 0 <= issued_at <= LAST:
+            refuse("iat is not a time in seconds since 1970")
         user = _text(claims, "sub")
         return Claims(
             user,
             _text(claims, "name"),
             math.floor(expires_at) + self.leeway,
             read_rules(claims, self.claim, self.access),
+            _text(claims, "jti"),
+            float(issued_at),
         )
 
 

@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -213,7 +213,7 @@ class Webhook(Authenticator):
         _hear(task)
 
     async def _ask(self, key: bytes, attempt: Attempt, address: str) -> Verdict:
-        began = monotonic()
+        began, issued_at = monotonic(), time.time()
         if not self.breaker.admits(began):
             raise Unavailable("the application that decides does not answer")
         self.asked += 1
@@ -230,6 +230,8 @@ class Webhook(Authenticator):
             if answer.status in (502, 503, 504):
                 raise Unreachable(f"status {answer.status}")
             grant, reason = read_answer(answer)
+            if grant is not None:
+                grant = replace(grant, issued_at=issued_at)
         except BadAnswer as exc:
             self.breaker.succeed(monotonic())  # It is there.
             self._fail(str(exc), resting=False)

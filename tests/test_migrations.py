@@ -89,7 +89,9 @@ def test_the_migrations_can_be_reverted_and_repeated(url: str) -> None:
     database = open_database(url)
     assert upgrade(database) == (None, REVISION)
     there = shape(url)
-    assert downgrade(database, "-1") == (REVISION, "0001")
+    assert downgrade(database, "-1") == (REVISION, "0002")
+    assert "revocations" not in shape(url)
+    assert downgrade(database, "-1") == ("0002", "0001")
     assert "runs" not in shape(url)
     assert upgrade(database) == ("0001", REVISION)
     assert shape(url) == there

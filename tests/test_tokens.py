@@ -69,6 +69,28 @@ async def test_a_token_says_who_somebody_is_and_until_when() -> None:
     assert grant.expires_at == end + 5
 
 
+async def test_a_token_says_what_it_is_called_and_when_it_was_made() -> None:
+    tokens = Tokens(secret=SECRET)
+    grant = await tokens(attempt(token(jti="t-1", iat=1700000000.5)))
+    assert (grant.token_id, grant.issued_at) == ("t-1", 1700000000.5)
+    # One that doesn't say is older than any that does.
+    grant = await tokens(attempt(token()))
+    assert (grant.token_id, grant.issued_at) == ("", 0.0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"iat": "1700000000"}, {"iat": True}, {"iat": -1}, {"iat": []}),
+        *({"jti": 1}, {"jti": "a" * 256}, {"jti": "a\n"}, {"jti": ["t"]}),
+    ],
+)
+async def test_what_it_could_be_revoked_by_is_not_guessed(
+    said: dict[str, object],
+) -> None:
+    await refused(Tokens(secret=SECRET), token(**said))
+
+
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 async def test_a_secret_verifies(algorithm: str) -> None:
     grant = await Tokens(secret=SECRET)(attempt(token(SECRET, algorithm)))

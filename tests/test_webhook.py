@@ -111,6 +111,18 @@ async def test_the_application_hears_what_it_needs(server: Site) -> None:
     assert not {"absent", "x-no", "authorization"} & heard.headers.keys()
 
 
+async def test_access_is_given_when_the_application_is_asked(server: Site) -> None:
+    async with asking(server) as hook:
+        before = time.time()
+        first = await hook(attempt("ann"))
+        after = time.time()
+        again = await hook(attempt("ann"))
+    assert first.issued_at is not None
+    assert before <= first.issued_at <= after
+    assert again.issued_at == first.issued_at  # It was remembered.
+    assert len(server.heard) == 1
+
+
 async def test_a_cookie_is_enough(server: Site) -> None:
     async with asking(server) as hook:
         assert (await hook(attempt("", "d", cookie("bob")))).access is Access.READ

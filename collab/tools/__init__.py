@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from .access import kick, revoke
 from .chores import check_documents, compact_documents, import_from
 from .documents import docs
 from .tables import db
@@ -18,4 +19,6 @@ COMMANDS: Sequence[click.Command] = (
     check_documents,
     import_from,
     token,
+    revoke,
+    kick,
 )

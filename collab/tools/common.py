@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from ..history import Retention
 from ..store import Store
 
 T = TypeVar("T")
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 DATABASE = "sqlite:///collab.db"
 """Where documents are kept unless somebody says otherwise."""
@@ -121,6 +124,16 @@ def progress(
         item_show_func=lambda item: str(getattr(item, "name", item or ""))[:30],
     ) as bar:
         yield iter(bar)
+
+
+def seconds_of(context: object, parameter: object, value: str | None) -> int | None:
+    """The seconds of an age that an option has."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})([smhd])", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not an age such as 30s, 5m, 1h or 30d.")
+    return int(match[1]) * UNITS[match[2]]
 
 
 def _retention(context: object, parameter: object, value: str) -> Retention:

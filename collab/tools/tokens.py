@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import secrets
 import sys
 import time
 from datetime import UTC, datetime
@@ -19,21 +19,12 @@ from ..errors import AccessDenied, Unavailable
 from ..keys import BadKey, Private, read_private, read_secret
 from ..tokens import NOBODY, Claims, read_body, read_head, read_rules
 from .authentication import FILE, token_options, tokens_of
-from .common import FAILED, Mistake, answer, as_json
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from .common import FAILED, UNITS, Mistake, answer, as_json, seconds_of
 
 
 @click.group()
 def token() -> None:
     """Make tokens for development and scripts, and explain them."""
-
-
-def _seconds(context: object, parameter: object, value: str) -> int:
-    match = re.fullmatch(r"([1-9]\d{0,5})([smhd])", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not an age such as 30s, 5m, 1h or 30d.")
-    return int(match[1]) * UNITS[match[2]]
 
 
 def _rules(
@@ -92,7 +83,7 @@ def _split(value: str) -> tuple[str, str]:
     default="1h",
     show_default=True,
     metavar="AGE",
-    callback=_seconds,
+    callback=seconds_of,
     help="How long it is good for.",
 )
 @click.option(
@@ -136,6 +127,7 @@ def mint(
         "aud": next(iter(audiences), ""),
         "iss": next(iter(issuers), ""),
         "documents": rules,
+        "jti": secrets.token_hex(8),
         "iat": now,
         "exp": now + seconds,
     }
@@ -231,6 +223,7 @@ def _explain(claims: dict[str, Any], algorithm: str, kid: str, why: str) -> None
         ("name", claims.get("name")),
         ("issuer", claims.get("iss")),
         ("audience", claims.get("aud")),
+        ("id", claims.get("jti")),
         ("issued", _moment(claims.get("iat"))),
         ("not before", _moment(claims.get("nbf"))),
         ("until", _until(claims.get("exp"))),
