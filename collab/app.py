@@ -20,6 +20,7 @@ from .auth import Authorize
 from .headers import PAGE, SafeHeaders
 from .history import Retention
 from .hub import Hub, OnStateless
+from .identity import check_way
 from .limits import Limits
 from .origins import Origins
 from .polling import Polling
@@ -73,6 +74,7 @@ class Collab:
         on_stateless: OnStateless | None = None,
         origins: Origins | None = None,
         proxies: Proxies | None = None,
+        presence_user: str = "off",
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -93,9 +95,13 @@ class Collab:
         ``origins`` says which web pages may come, and ``proxies`` whose word counts for
         where a client is; a server that has resolved that itself needs none.
 
+        ``presence_user`` is what is done with the ``user`` in people's presence:
+        ``stamp`` puts the account and the name of their grant there, ``verify`` shows
+        nobody a state that says otherwise, and ``off`` believes them.
+
         Raises:
             StoreError: If the database URL cannot be used.
-            ValueError: If ``history`` is nothing of that.
+            ValueError: If ``history`` or ``presence_user`` is nothing of that.
         """
         self.hub = Hub(
             Store(database),
@@ -107,6 +113,7 @@ class Collab:
         )
         self.hub.reception.origins = origins or Origins()
         self.hub.reception.proxies = proxies or Proxies()
+        self.hub.presence_user = check_way(presence_user)
         self._open = False
         routes: list[BaseRoute] = [
             Route("/ws", self._not_upgraded),

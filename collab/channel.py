@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from .auth import ANYBODY, EXPIRED, Access, Grant
 from .errors import AccessDenied, CollabError, DocumentBroken, ProtocolError
 from .hub import Hub
+from .identity import amend_by
 from .messages import (
     Admitted,
     Message,
@@ -98,6 +99,7 @@ class Channel:
         self.grant = grant
         self.session.who = grant.user
         self.session.reader = grant.access is Access.READ
+        self.session.amend = amend_by(self.hub.presence_user, grant.user, grant.name)
         self.hub.expiry.keep(self, grant.expires_at, time.time())
         self.hub.revoking.enter(self)
 

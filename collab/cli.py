@@ -28,12 +28,14 @@ from .errors import CollabError
 from .handshake import http_class
 from .history import Retention
 from .hub import LET_GO
+from .identity import WAYS
 from .limits import Limits
 from .origins import Origins
 from .proxies import Proxies
 from .redaction import REDACTION
 from .tools import COMMANDS
-from .tools.authentication import WAYS, authentication_options, authorize_of
+from .tools.authentication import WAYS as AUTHENTICATION
+from .tools.authentication import authentication_options, authorize_of
 from .tools.common import DATABASE, explained, history_option
 from .websocket import protocol_class
 
@@ -133,6 +135,14 @@ def _read_limits(
 )
 @authentication_options
 @click.option(
+    "--presence-user",
+    type=click.Choice(WAYS),
+    default="off",
+    show_default=True,
+    help="Whether people are who they say in presence (`user`): stamp puts the account "
+    "and name there that access was given to, verify hides what says otherwise.",
+)
+@click.option(
     "--allow-anonymous",
     is_flag=True,
     help="Let anybody who can reach this server read and change every document. "
@@ -185,6 +195,7 @@ def serve(
     no_migrate: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    presence_user: str,
     allow_anonymous: bool,
     allowed_origins: tuple[str, ...],
     proxies: Proxies,
@@ -229,6 +240,7 @@ def serve(
                 *allowed_origins, local=authorize is None and not allow_anonymous
             ),
             proxies=proxies,
+            presence_user=presence_user,
         )
     config = uvicorn.Config(
         collab,
@@ -269,7 +281,8 @@ def _check_open(host: str, is_open: bool, allowed: bool) -> None:
     if is_open and not allowed and not _is_loopback(host):
         raise click.UsageError(
             f"Anybody who can reach {host} could read and change every document. Say "
-            f"who is let in with {WAYS}; or, if anybody may, add --allow-anonymous."
+            f"who is let in with {AUTHENTICATION}; or, if anybody may, add "
+            "--allow-anonymous."
         )
 
 

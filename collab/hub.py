@@ -97,6 +97,7 @@ class Hub:
         self.migrate = migrate
         self.rooms: dict[str, Room] = {}
         self.tails: dict[Room, Tail] = {}
+        self.presence_user = "off"
         self.draining = False
         self.wheel = Wheel(limits.heartbeat)
         self.expiry = Expiry()

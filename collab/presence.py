@@ -27,6 +27,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 
 from . import wire
 from .errors import ProtocolError, QuotaExceeded
+from .identity import Amend
 from .limits import Limits
 
 MAX_CLOCK = 2**32 - 1
@@ -99,7 +100,9 @@ class Presence(Generic[Owner]):
         self._showing: dict[Owner, float] = {}
         """Until when nothing large is shown of those of whom that was."""
 
-    def introduce(self, states: bytes, owner: Owner, now: float) -> Owner | None:
+    def introduce(
+        self, states: bytes, owner: Owner, now: float, amend: Amend | None = None
+    ) -> Owner | None:
         """Merge the first states of a session; return the owner it wants to succeed.
 
         Raises:
@@ -119,12 +122,16 @@ class Presence(Generic[Owner]):
                     entry.version = self.version
                     self.changed[client] = None
                 elif entry.owner is None:
-                    if _own(owner, client):
+                    if _shows(entry, amend, client, clock, content) and _own(
+                        owner, client
+                    ):
                         entry.owner = owner
                 elif entry.owner is not owner and content != b"null":
-                    self.claims[client] = Claim(owner, clock, _canonical(content), now)
-                    rival = entry.owner
-        self._merge(entries, owner)
+                    state = _canonical(content, amend)
+                    if _shows(entry, amend, client, clock, content) and state:
+                        self.claims[client] = Claim(owner, clock, state, now)
+                        rival = entry.owner
+        self._merge(entries, owner, amend)
         return rival
 
     def departure(self, states: bytes) -> bytes | None:
@@ -144,15 +151,15 @@ class Presence(Generic[Owner]):
             return None
         return wire.uint(1) + entry.encoded
 
-    def apply(self, states: bytes, owner: Owner) -> None:
-        """Merge what a session announces.
+    def apply(self, states: bytes, owner: Owner, amend: Amend | None = None) -> None:
+        """Merge what a session announces, amended.
 
         Merging is idempotent.
 
         Raises:
             ProtocolError: If the message is malformed. Nothing is merged then.
         """
-        self._merge(self._parse(states), owner)
+        self._merge(self._parse(states), owner, amend)
 
     def _parse(self, states: bytes) -> list[tuple[int, int, bytes]]:
         """The entries that are not older than what we know, JSON still unparsed."""
@@ -188,16 +195,23 @@ class Presence(Generic[Owner]):
             raise ProtocolError("presence of too many bytes")
         return parsed
 
-    def _merge(self, entries: list[tuple[int, int, bytes]], owner: Owner) -> None:
+    def _merge(
+        self,
+        entries: list[tuple[int, int, bytes]],
+        owner: Owner,
+        amend: Amend | None,
+    ) -> None:
         # Everything is parsed, also what others own, before anything is set.
         news = [
-            (client, clock, None if content == b"null" else _canonical(content))
+            (client, clock, None if content == b"null" else _canonical(content, amend))
             for client, clock, content in entries
             if self._is_news(client, clock, content == b"null")
         ]
         for client, clock, state in news:
             entry = self.entries.get(client)
             foreign = entry and entry.owner is not None and entry.owner is not owner
+            if state == _NOTHING:
+                continue
             # Asked again, as the same client may have come twice.
             if not foreign and self._is_news(client, clock, state is None):
                 self._set(client, clock, state, owner)
@@ -421,8 +435,29 @@ _spell = json.JSONEncoder(
 _spell_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-def _canonical(content: bytes) -> bytes:
-    """Parse the JSON of a state and spell it anew.
+_NOTHING = b""
+"""A state that is shown to nobody."""
+
+
+def _shows(
+    entry: Entry[Owner],
+    amend: Amend | None,
+    client: int,
+    clock: int,
+    content: bytes,
+) -> bool:
+    """Whether what is seen of a client may become a session's that announces it.
+
+    Somebody else's state must not go on under their name.
+    """
+    if amend is None or clock > entry.clock or content == b"null":
+        return True
+    state = _canonical(content, amend)
+    return entry.encoded == wire.uint(client) + wire.uint(clock) + wire.data(state)
+
+
+def _canonical(content: bytes, amend: Amend | None = None) -> bytes:
+    """Parse the JSON of a state and spell it anew, amended.
 
     Raises:
         ProtocolError: If it isn't JSON that every client can read, or no object.
@@ -433,6 +468,8 @@ def _canonical(content: bytes) -> bytes:
             raise ProtocolError("presence state is not an object")
         if content.count(b"{") + content.count(b"[") > MAX_DEPTH:
             _check_depth(state)
+        if amend is not None and (state := amend(state)) is None:
+            return _NOTHING
         try:
             return _spell(state).encode()
         except UnicodeEncodeError:  # Half an emoji: JSON can say it, UTF-8 can't.

@@ -303,10 +303,11 @@ class Room:
     def _announce(self, states: bytes, session: Session, now: float) -> None:
         owner = session.owner
         if session.introduced:
-            self.people.apply(states, owner)
+            self.people.apply(states, owner, session.amend)
         else:
             session.introduced = True
-            if (rival := self.people.introduce(states, owner, now)) is not None:
+            rival = self.people.introduce(states, owner, now, session.amend)
+            if rival is not None:
                 rival.probe()
         if self.people.changed:
             self._wake_presence(now)

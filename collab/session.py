@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from .errors import CollabError, Unavailable
+from .identity import Amend
 from .messages import Message, Saved
 
 MAX_RECEIPTS = 10_000
@@ -65,6 +66,7 @@ class Session:
     """A client's seat in a room."""
 
     __slots__ = (
+        "amend",
         "answered",
         "asked",
         "awaited",
@@ -115,6 +117,8 @@ class Session:
         self.dismiss = dismiss
         """Sends it away, and says why."""
         self.who = who
+        self.amend: Amend | None = None
+        """What is done with what it says of who is here, if anything is."""
         self.reader = reader
         """Whether it may only read."""
         self.mutual = mutual

@@ -217,6 +217,7 @@ async def serving(
     on_stateless: OnStateless | None = None,
     origins: Origins | None = None,
     proxies: Proxies | None = None,
+    presence_user: str = "off",
 ) -> AsyncIterator[Serving]:
     """A server on our event loop; ``fast=False`` goes through ASGI WebSockets."""
     url = database or f"sqlite:///{folder / 'collab.db'}"
@@ -227,6 +228,7 @@ async def serving(
         on_stateless=on_stateless,
         origins=origins,
         proxies=proxies,
+        presence_user=presence_user,
     )
     config = uvicorn.Config(
         collab,
