@@ -131,11 +131,11 @@ export function describeTransport(name: string): string {
   switch (name) {
     case "websocket":
       return "WebSocket";
-    case "stream":
+    case "http-stream":
       return "HTTP streaming";
     case "events":
       return "Server-sent events";
-    case "poll":
+    case "polling":
       return "Long polling";
     default:
       return name;

@@ -1,3 +1,4 @@
+import { httpStream, longPolling, serverSentEvents, webSocket } from "collab-client";
 import { describe, expect, it } from "vitest";
 import { describeLatency } from "../src/latency";
 import {
@@ -109,10 +110,10 @@ describe("what is said of the connection", () => {
   });
 
   it.each([
-    ["websocket", "WebSocket"],
-    ["stream", "HTTP streaming"],
-    ["events", "Server-sent events"],
-    ["poll", "Long polling"],
+    [webSocket.name, "WebSocket"],
+    [httpStream.name, "HTTP streaming"],
+    [serverSentEvents.name, "Server-sent events"],
+    [longPolling.name, "Long polling"],
     ["pigeon", "pigeon"],
   ])("names the transport: %s", (name, words) => {
     expect(describeTransport(name)).toBe(words);
