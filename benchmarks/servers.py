@@ -27,6 +27,10 @@ STOP_TIMEOUT = 60.0
 """Seconds that a server may take to write everything down and leave."""
 
 
+UNLIMITED = 10**9
+"""A second: a writer of a benchmark is no person, and the peers have no such limit."""
+
+
 class Trouble(Exception):
     """Raised when a measurement can't be made; the message says why."""
 
@@ -149,6 +153,8 @@ def command(
             *(sys.executable, "-m", "collab", "serve"),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--database", database or f"sqlite:///{directory / 'collab.db'}"),
+            *("--limit", f"message_rate={UNLIMITED}"),
+            *("--limit", f"byte_rate={UNLIMITED}"),
         ],
     )
 
