@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from . import wire
-from .auth import Grant, Visitor
+from .auth import MAX_TOKEN, Grant, Visitor
 from .connection import Encodings, Transport, blame
 from .contents import finish
 from .dialects import native
@@ -55,9 +55,6 @@ from .updates import ACCEPTED, parse_steps
 
 MAX_NOTE = 64 * 1024
 """Bytes of what one says to others beside the document."""
-
-MAX_TOKEN = 8 * 1024
-"""Bytes of a token."""
 
 FEW = 64
 """Messages of a frame that are taken at once; the others in turns."""

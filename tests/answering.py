@@ -117,3 +117,13 @@ def site(answer: Answers) -> Iterator[Site]:
 def fixed(reply: object, status: int = 200) -> Answers:
     """The same answer to everybody."""
     return lambda heard: Reply(status, reply)
+
+
+class Clock:
+    """Seconds as whoever asks counts them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now

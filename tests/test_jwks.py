@@ -15,7 +15,7 @@ from collab.errors import AccessDenied, Unavailable
 from collab.jwks import PublishedKeys
 from collab.outgoing import MAX_ANSWER
 from collab.tokens import Tokens
-from tests.answering import Heard, Reply, Site, site
+from tests.answering import Clock, Heard, Reply, Site, site
 from tests.signing import SECRET, claims, forged, jwk, part, private, token
 
 OLD, NEW = private("RS256", 1), private("ES256", 2)
@@ -31,16 +31,6 @@ class Provider:
 
     def answer(self, heard: Heard) -> Reply:
         return self.reply or Reply(200, {"keys": self.keys})
-
-
-class Clock:
-    """Seconds as the keys count them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from collab import webhook
 from collab.auth import Access, Attempt, Grant, Visitor
 from collab.errors import AccessDenied, Unavailable
 from collab.webhook import FAILURES, MAX_REST, REST, Breaker, Webhook
-from tests.answering import Heard, Reply, Site, site
+from tests.answering import Clock, Heard, Reply, Site, site
 
 
 class Application:
@@ -38,16 +38,6 @@ class Application:
         if user not in self.access:
             return Reply(403, {"reason": "please sign in"})
         return Reply(200, {"user": user, "access": self.access[user]})
-
-
-class Clock:
-    """Seconds as the webhook counts them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

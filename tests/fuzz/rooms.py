@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ def make_bytes(chance: random.Random) -> Case:
     return case
 
 
-class Hall:
+class Hall(ABC):
     """A hub and who is honest in it."""
 
     def __init__(self) -> None:
@@ -329,8 +330,9 @@ class Hall:
             honest.leave()
         return answered
 
+    @abstractmethod
     async def _speak(self, case: Case, name: str, peers: dict[int, Peer]) -> int:
-        raise NotImplementedError
+        """Say what the case has to say; return how much of it was answered."""
 
     def _check(self, watch: Honest, newcomer: Honest) -> None:
         """See that those who were there, and a newcomer, have what can be loaded."""
