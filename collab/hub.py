@@ -451,10 +451,10 @@ class Hub:
         gets more than would be needed if we don't find out.
         """
         task = None
-        if position > room.position:
+        if max(position, room.head) > room.position:
             if not room.ledger.unsaved:
                 self._catch_up(room)
-                task = self._behind.get(room)
+            task = self._behind.get(room)
         elif not self._recall.reaches(room, position):
             task = self._recall.begin(room)
         if task is not None and self.sound:

@@ -379,7 +379,8 @@ def _rows_since(room: Room, message: Open) -> list[bytes] | None:
     assert room.recent is not None
     recent, gate = room.recent, room.document.gate
     rows = recent.since(message.position)
-    if rows is None:
+    # Of what is saved behind others' updates that are still to be read, nobody knows.
+    if rows is None or room.position < room.head:
         return None
     rows += [update for update, _ in room.ledger.unsaved]
     asked = message.position, message.state_vector

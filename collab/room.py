@@ -88,6 +88,9 @@ class Room:
         """What the log knows the document by, once it does."""
         self.position = 0
         """Up to where the document holds what the log does."""
+        self.head = 0
+        """Up to where the log is known to go. Behind the position are some updates of
+        this room, and others that it has yet to read."""
         self.shown = 0
         """Up to where all who aren't behind have been shown it."""
         self.epoch = ""
@@ -465,6 +468,7 @@ class Room:
         Returns how many bytes they had. If the log ends at ``head``, and others haven't
         appended to it too, that is now the position.
         """
+        self.head = max(self.head, head)
         if head - count == self.position:
             self.reach(head, [update for update, _ in self.ledger.unsaved[:count]])
         size, told = self.ledger.settle(count)

@@ -61,6 +61,8 @@ class Report:
     refusals: list[str]
     lost: float | None
     """Since when they have been without service, if they are now."""
+    pending: bool
+    """Whether there is something for which they lack what it builds upon."""
     transportName: str
 
     def words(self, up_to: int) -> set[str]:
@@ -174,11 +176,26 @@ def settle(crowds: Sequence[People], database: str) -> list[Report]:
         lost = expected - words(text.encode())
         assert not lost, f"{name}: {len(lost)} words, such as {min(lost)}"
         assert text.count("<") == len(expected), f"{name} has words twice"
-    together(crowds, "texts", texts)
+    for blind in together(crowds, "texts", texts):
+        assert not blind, describe([Report(**report) for report in blind], texts)
     for report in reports:
         assert not report.lies, f"{report.id} was lied to about {report.lies}"
         assert not report.refusals, report.refusals
     return reports
+
+
+def describe(reports: Sequence[Report], texts: dict[str, str]) -> str:
+    """Who doesn't see what is in the database, and what of it."""
+    lines = [f"{len(reports)} don't see what is in the database:"]
+    for report in reports:
+        seen = words(report.text.encode())
+        kept = words(texts[report.name].encode())
+        state = f"{report.status}, synced {report.synced}, pending {report.pending}"
+        lines.append(
+            f"{report.id} in {report.name} ({state}, {report.attempts[-3:]}, "
+            f"{report.gaps}) lacks {sorted(kept - seen)}, has {sorted(seen - kept)}"
+        )
+    return "\n".join(lines)
 
 
 def together(

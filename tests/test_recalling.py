@@ -151,6 +151,40 @@ async def test_a_server_that_is_behind_who_comes_looks_first(url: str) -> None:
         assert heard[-1] == ("Synced", 3)
 
 
+@pytest.mark.parametrize("unseen", [DELETE, insert(9, "z")])
+async def test_what_is_saved_behind_what_is_yet_to_be_read_is_not_left_out(
+    url: str, unseen: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(url) as here, started(url) as there:
+        ann, bob = Client(here), Client(there)
+        await ann.say(1, opening(), edit(1, FIRST))
+        await bob.say(1, opening())
+        room = here.rooms["d"]
+        epoch = there.rooms["d"].epoch
+        await until(lambda: room.epoch)
+        assert pieces(await come_back(here, made_of([FIRST]), 1, epoch)) == []
+        slow = asyncio.Event()
+        learn = here._learn
+
+        async def read_slowly(*arguments: Any) -> None:
+            await slow.wait()
+            await learn(*arguments)
+
+        monkeypatch.setattr(here, "_learn", read_slowly)
+        await bob.say(1, edit(1, SECOND))
+        await ann.say(1, edit(2, unseen))
+        assert room.position == 1
+        assert not room.ledger.unsaved
+        has = made_of([FIRST])
+        await come_back(here, has, 1, epoch)
+        assert has.gate == room.document.gate
+        slow.set()
+        await until(lambda: room.position == 3)
+        has = made_of([FIRST])
+        heard = await come_back(here, has, 1, epoch)
+        assert pieces(heard) == [SECOND, unseen]
+
+
 async def test_rows_are_read_once_and_for_nobody_else(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,9 @@ const [seed = "1", database = ""] = process.argv.slice(2);
 const random = createRandom(Number(seed));
 const people: Person[] = [];
 
+/** Milliseconds that all have to see what all have typed. */
+const PATIENCE = 60_000;
+
 class Person {
   readonly client: CollabClient;
   readonly document: CollabDocument;
@@ -107,7 +110,9 @@ class Person {
     const { status, saved, synced, error, name, access } = document;
     const text = read(document);
     const { transportName } = client;
-    const outcome = { lies, gaps, attempts, refusals, lost: this.lost, transportName };
+    const { pendingStructs, pendingDs } = document.doc.store;
+    const pending = pendingStructs !== null || pendingDs !== null;
+    const outcome = { lies, gaps, attempts, refusals, lost: this.lost, pending, transportName };
     return { id: this.id, name, status, saved, synced, error, access, text, typed, acked, ...outcome };
   }
 
@@ -153,9 +158,17 @@ function keptWords(name: string): Set<string> {
   }
 }
 
-/** Wait until something is so for everybody. */
-async function until(holds: (person: Person) => boolean): Promise<void> {
-  while (!people.every(holds)) await new Promise((resolve) => setTimeout(resolve, 10));
+/** Wait until something is so for everybody; return of whom it isn't, after some time. */
+async function until(
+  holds: (person: Person) => boolean,
+  limit = Infinity,
+): Promise<Person[]> {
+  const end = performance.now() + limit;
+  for (;;) {
+    const others = people.filter((person) => !holds(person));
+    if (others.length === 0 || performance.now() > end) return others;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }
 
 const commands: Record<string, (argument: never) => unknown> = {
@@ -178,8 +191,11 @@ const commands: Record<string, (argument: never) => unknown> = {
     const before = new Map(people.map((person) => [person, person.typed]));
     await until((person) => person.acked > before.get(person)!);
   },
-  texts: (texts: Record<string, string>) =>
-    until(({ document }) => read(document) === texts[document.name]),
+  texts: async (texts: Record<string, string>) => {
+    const expected = ({ document }: Person): boolean =>
+      read(document) === texts[document.name];
+    return (await until(expected, PATIENCE)).map((person) => person.report());
+  },
   report: () => people.map((person) => person.report()),
   leave: () => people.splice(0).forEach((person) => person.leave()),
 };
