@@ -122,6 +122,11 @@ class Server:
         assert match is not None
         return int(match[1]) * 1024
 
+    def computed(self) -> float:
+        """Seconds for which it has computed, whatever else the machine does (Linux)."""
+        values = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
     def threads(self) -> int:
         """How many threads it has (Linux)."""
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))

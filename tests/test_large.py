@@ -24,7 +24,7 @@ from tests.peers import PATIENCE, Raw, edit, enter, insert, read_data, step1
 FULL = 20_000_000
 """Bytes of updates."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 class Chat:

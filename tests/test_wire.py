@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -59,12 +59,12 @@ def test_integers_of_more_than_53_bits_are_refused(encoded: str) -> None:
 
 
 def test_an_endless_integer_costs_nothing() -> None:
-    started = perf_counter()
+    started = process_time()
     for _ in range(1000):
         with pytest.raises(ProtocolError):
             wire.read_uint(LONG, 0)
     # pycrdt's decoder needs 20 s for the first.
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
 
 
 @pytest.mark.parametrize("encoded", ["", "80", "ff", "ffff", "ffffffffffffff"])
