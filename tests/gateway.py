@@ -207,7 +207,7 @@ class Gateway:
     ) -> None:
         """Ask the server, and pass on what it answers, if anybody is to hear it."""
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
-        gone = None
+        ways: list[asyncio.Task[object]] = []
         try:
             to_server.write(request.encode())
             if writer is None:
@@ -218,17 +218,15 @@ class Gateway:
                 return
             assert reader is not None
             # Nothing more comes from a client but its end.
-            gone = asyncio.create_task(reader.read(1))
-            answer = asyncio.create_task(self._answer(request, from_server, writer))
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait({gone, answer}, return_when=first)
-            if answer.done():
-                answer.result()
-            answer.cancel()
+            ways.append(asyncio.create_task(reader.read(1)))
+            answering = self._answer(request, from_server, writer)
+            ways.append(asyncio.create_task(answering))
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if gone is not None:
-                gone.cancel()
             to_server.transport.abort()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _answer(
         self,
