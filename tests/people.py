@@ -50,10 +50,14 @@ class Report:
     access: str | None
     text: str
     typed: int
+    states: list[str]
+    """How the document stood, one after the other."""
     acked: int
     """How many words, from the first on, were acknowledged."""
     lies: list[str]
     """Words that were said to be saved, and were not in the database."""
+    oddities: list[str]
+    """What they were told that can't be so."""
     gaps: list[tuple[float, float]]
     """Milliseconds since 1970: from when to when they were without service."""
     attempts: list[tuple[float, bool]]
@@ -167,6 +171,15 @@ def settle(crowds: Sequence[People], database: str) -> list[Report]:
     for command in ("rest", "synced", "saved"):
         together(crowds, command)
     reports = [report for people in crowds for report in people.reports()]
+    texts = read_texts(reports, database)
+    for blind in together(crowds, "texts", texts):
+        assert not blind, describe([Report(**report) for report in blind], texts)
+    believe(reports)
+    return reports
+
+
+def read_texts(reports: Sequence[Report], database: str) -> dict[str, str]:
+    """The documents in the database, in each of which is all that was typed, once."""
     typed: dict[str, set[str]] = defaultdict(set)
     for report in reports:
         typed[report.name] |= report.words(report.typed)
@@ -176,12 +189,15 @@ def settle(crowds: Sequence[People], database: str) -> list[Report]:
         lost = expected - words(text.encode())
         assert not lost, f"{name}: {len(lost)} words, such as {min(lost)}"
         assert text.count("<") == len(expected), f"{name} has words twice"
-    for blind in together(crowds, "texts", texts):
-        assert not blind, describe([Report(**report) for report in blind], texts)
+    return texts
+
+
+def believe(reports: Sequence[Report]) -> None:
+    """What all were told was so."""
     for report in reports:
         assert not report.lies, f"{report.id} was lied to about {report.lies}"
+        assert not report.oddities, f"{report.id} was told: {report.oddities}"
         assert not report.refusals, report.refusals
-    return reports
 
 
 def describe(reports: Sequence[Report], texts: dict[str, str]) -> str:
