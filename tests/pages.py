@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import (
     Browser,
+    BrowserType,
     ConsoleMessage,
     Dialog,
     Page,
@@ -89,11 +90,15 @@ def chromium() -> str:
 @contextmanager
 def browsing() -> Iterator[Browser]:
     """A Chromium without a window."""
-    path = chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = launch(playwright.chromium)
         yield browser
         browser.close()
+
+
+def launch(kind: BrowserType) -> Browser:
+    """Start a Chromium without a window."""
+    return kind.launch(executable_path=chromium(), args=ARGUMENTS)
 
 
 class Visitor:

@@ -1,63 +1,38 @@
-"""The npm package in Chromium: tabs, storage, sleep, networks that fail or forbid."""
+"""The npm package in Chromium: tabs, storage, networks that fail or forbid."""
 
 from __future__ import annotations
 
 import itertools
 import random
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog
 
 from tests.gateway import Gateway
-from tests.node import BIN, ensure_modules, environment
-from tests.pages import ARGUMENTS, PATIENCE, chromium
+from tests.pages import PATIENCE, browsing
 from tests.proxy import Proxy
 from tests.servers import Server, running
+from tests.tabs import Tab, serving_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-PACKAGE = Path(__file__).parents[1] / "web" / "client"
-
 numbers = itertools.count(1)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files, and says nothing about it."""
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the page is that opens a document."""
-    folder = tmp_path_factory.mktemp("page")
-    ensure_modules(PACKAGE)
-    config = PACKAGE / "tests" / "page" / "vite.config.ts"
-    command = [str(BIN / "npx"), "vite", "build"]
-    command += ["--config", str(config), "--outDir", str(folder), "--emptyOutDir"]
-    subprocess.run(command, cwd=PACKAGE, env=environment(), check=True, stdout=2)
-    handler = partial(Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
-        threading.Thread(target=files.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{files.server_port}"
-        files.shutdown()
+    with serving_page(tmp_path_factory.mktemp("page")) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -81,29 +56,6 @@ def person(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
-class Tab:
-    """A page of somebody's, with a document."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-
-    def type(self, words: str) -> None:
-        self.page.evaluate("(words) => type(words)", words)
-
-    @property
-    def text(self) -> str:
-        return str(self.page.evaluate("read()"))
-
-    def ask(self, what: str) -> Any:
-        return self.page.evaluate(what)
-
-    def wait(self, condition: str) -> None:
-        self.page.wait_for_function(condition)
-
-    def close(self) -> None:
-        self.page.close()
-
-
 Open = Callable[..., Tab]
 
 
@@ -117,9 +69,7 @@ def opener(
         query = {"url": f"ws://127.0.0.1:{port}/ws", "name": name, **default}
         query |= dict.fromkeys(options, "") | values
         tab = Tab(person.new_page())
-        tab.page.goto(f"{site}/?{urlencode(query)}")
-        tab.wait("window.collab")
-        tab.ask("collab.whenLoaded")
+        tab.open(site, **query)
         if synced:
             tab.wait("collab.synced")
         return tab
@@ -398,40 +348,3 @@ def test_a_websocket_that_is_cut_again_and_again_is_gone_around(
     gateway.cut_sockets()
     tab.type("a")
     tab.wait("client.transportName === 'http-stream' && collab.saved")
-
-
-@pytest.mark.parametrize(
-    ("keeping", "name"), [({"stream"}, "events"), ({"stream", "events"}, "polling")]
-)
-def test_responses_that_are_kept_back_are_gone_around(
-    open_behind: Open, gateway: Gateway, keeping: set[str], name: str
-) -> None:
-    gateway.sockets = "refused"
-    gateway.keeping = frozenset(keeping)
-    one, two = open_behind(), open_behind()
-    assert one.ask("client.transportName") == name
-    one.type("hello")
-    one.wait("collab.saved")
-    two.wait("read() === 'hello'")
-
-
-@pytest.mark.parametrize("transport", ["http-stream", "events", "polling"])
-def test_requests_that_are_lost_repeated_and_late_lose_nothing(
-    open_behind: Open, gateway: Gateway, transport: str
-) -> None:
-    tabs = [open_behind(transport=transport) for _ in range(2)]
-    gateway.loss = 0.2
-    words = [f"<{number}>" for number in range(60)]
-    for number, word in enumerate(words):
-        tabs[number % 2].type(word)
-        tabs[0].page.wait_for_timeout(gateway.random.random() * 200)
-    gateway.loss = 0.0
-    for tab in tabs:
-        tab.wait("collab.saved && collab.synced")
-    texts = [open_behind(transport=transport).text]
-    for tab in tabs:
-        tab.wait(f"read().length === {len(texts[0])}")
-        texts.append(tab.text)
-    assert len(set(texts)) == 1
-    assert sorted(texts[0].replace(">", "> ").split()) == sorted(words)
-    assert gateway.asked("/push") > 10
