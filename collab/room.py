@@ -15,13 +15,14 @@ transport drained, and then one diff from where it fell behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from . import wire
 from .contents import finish
 from .document import LARGE_STATE, Document, Outcome
 from .errors import CollabError, DocumentBroken, QuotaExceeded
+from .fanout import listeners, tell_updates
 from .ledger import Ledger
 from .limits import Limits
 from .messages import (
@@ -38,7 +39,7 @@ from .messages import (
 )
 from .people import People
 from .recent import Recent
-from .session import Author, Encoding, Session, sessions_of
+from .session import Author, Encoding, Session
 from .updates import Parsed
 from .welcome import Welcome
 
@@ -409,36 +410,7 @@ class Room:
         fresh, self.fresh = self.fresh, []
         shown, self.shown = self.shown, self.position
         self.welcome.note(fresh)
-        shared = bool(self.people.owners)
-        for encoding, sessions in self.sessions.items():
-            encode = encoding.encode
-            if len(fresh) == 1 and not shared:
-                [(update, author)] = fresh
-                everything = encoding.join((encode(Update(update, shown)),))
-                for session in sessions:
-                    if session.behind is None and session is not author:
-                        session.write(everything)
-                continue
-            encoded = [encode(Update(update, shown)) for update, _ in fresh]
-            everything = encoding.join(encoded)
-            authors = {author for _, author in fresh}
-            spared: Collection[Author | None] = authors
-            if shared:
-                spared = {session for a in authors for session in sessions_of(a)}
-            for session in sessions:
-                if session.behind is not None:
-                    continue
-                if session not in spared:
-                    session.write(everything)
-                    continue
-                owner = session.owner
-                others = [
-                    piece
-                    for piece, (_, author) in zip(encoded, fresh, strict=True)
-                    if author is not owner
-                ]
-                if others:
-                    session.write(encoding.join(others))
+        tell_updates(listeners(self.sessions), fresh, shown, bool(self.people.owners))
 
     def _flush_presence(self, now: float) -> None:
         self.presence_due = now + PRESENCE_INTERVAL * max(1.0, len(self) / CROWD)
@@ -447,10 +419,10 @@ class Room:
         if states is None:
             return  # What changed is large, and to be shown later.
         message = Presence(states)
-        for encoding, sessions in self.sessions.items():
+        for encoding, sessions in listeners(self.sessions):
             encoded = encoding.join([encoding.encode(message)])
             for session in sessions:
-                if session.behind is None and session not in unmoved:
+                if session not in unmoved:
                     session.write(encoded)
 
     def expire(self, now: float) -> None:

@@ -25,6 +25,7 @@ from collab.places import DENIAL
 from collab.store import Append, Store
 from tests.native import HELLO, edit, opening, read_frame
 from tests.peers import data, insert, uint
+from tests.polls import presence
 from tests.vectors import history
 
 FIRST, SECOND, THIRD, FOURTH = history("reorder")
@@ -227,6 +228,37 @@ async def test_a_large_document_comes_in_pieces_that_can_be_applied(hub: Hub) ->
     room = hub.rooms["d"].document
     assert doc.get_state() == Doc.get_state(room.doc)
     assert synced == ("Synced", 1)
+
+
+async def test_a_document_that_is_open_twice_is_told_what_fills_the_transport(
+    hub: Hub,
+) -> None:
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening(), edit(1, FIRST))
+    for channel in (1, 2):
+        await bob.say(channel, opening())
+        bob.hears(channel)
+    places = bob.connection.places.values()
+
+    def fill(encoded: Any) -> None:
+        bob.write(encoded)
+        for place in places:
+            place.session.write = bob.write
+        bob.connection.filled()  # All of its places are behind from here on.
+
+    for place in places:
+        place.session.write = fill
+    await ann.say(1, edit(2, SECOND))
+    for channel in (1, 2):
+        assert ("Update", 1, SECOND) in bob.hears(channel)
+    bob.connection.drained()
+    await until(lambda: not any(place.session.behind for place in places))
+    for place in places:
+        place.session.write = fill
+    await ann.say(1, presence(7, 1))
+    for channel in (1, 2):
+        await until(lambda: b"\x07\x01\x02{}" in b"".join(bob.frames))
+        assert "Presence" in [message[0] for message in bob.hears(channel)]
 
 
 async def test_pieces_wait_for_who_reads_slowly(hub: Hub) -> None:
