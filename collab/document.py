@@ -468,6 +468,15 @@ class Document:
             return (yield from self.raw.encode_steps(clocks))
         return (yield from self._encode_steps(self._trim(clocks)))
 
+    def unseen_steps(self, other: Document) -> Generator[None, None, bytes]:
+        """Encode what another has and this one doesn't, with pauses.
+
+        This one may be broken: what counts is what it has accepted.
+        """
+        if self.gate.covers(other.gate):
+            return EMPTY
+        return (yield from other.diff_steps(self.state_vector()))
+
     def _encode_steps(self, clocks: dict[int, int]) -> Generator[None, None, bytes]:
         """Have pycrdt encode what is behind some clocks, a few clients at a time.
 

@@ -333,9 +333,10 @@ class Hub:
             while True:
                 await self.journal.flush_room(room)
                 stored, document = await self._opener.open(room.name)
+                news = await take_turns(room.document.unseen_steps(document))
                 if not room.ledger.unsaved:
                     room.position = stored.head
-                    room.rebuilt(document)
+                    room.rebuilt(document, news)
                     return
         finally:
             del self._healing[room]

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from . import wire
 from .contents import finish
-from .document import LARGE_STATE, Document, Outcome
+from .document import EMPTY, LARGE_STATE, Document, Outcome
 from .errors import CollabError, DocumentBroken, QuotaExceeded
 from .fanout import listeners, tell_updates
 from .ledger import Ledger
@@ -480,12 +480,21 @@ class Room:
             session.owed += encoded
             session.owed_size += sum(map(len, encoded))
 
-    def rebuilt(self, document: Document) -> None:
-        """Go on with a document that was made from the log and what is unsaved anew."""
+    def rebuilt(self, document: Document, news: bytes = EMPTY) -> None:
+        """Go on with a document that was made from the log and what is unsaved anew.
+
+        Others may have appended to the log, and what waited may be ready now: that is
+        news to all who are here.
+        """
         self.document = document.within(self.limits)
         self.broken = False
         self.recent = None if self.recent is None else Recent(self.position)
         self.welcome.forget()
+        if news != EMPTY:
+            self.fresh.append((news, None))
+            self.wake(self, 0.0)
+        if not self.fresh:
+            self.shown = self.position
         for sessions in self.sessions.values():
             for session in sessions:
                 session.behind_version = -1
