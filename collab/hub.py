@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,15 +17,15 @@ from .auth import Authorize, Door, Grant
 from .caretaker import Caretaker, Tail
 from .catalog import Catalog
 from .compactor import Compactor
-from .contents import finish
-from .errors import CollabError, DocumentGone, StoreError, Unavailable
+from .errors import DocumentGone, StoreError, Unavailable
 from .expiry import Expiry
+from .following import Follower
 from .history import FOREVER, Retention
 from .journal import STALLED, Journal, Saved
 from .limits import Limits
 from .messages import Message, Update
 from .notices import ask_for_tokens, broadcast
-from .opening import SLICE, Opener, take_turns
+from .opening import Opener, take_turns
 from .quotas import Guest
 from .recalling import Recall
 from .reception import Reception
@@ -33,9 +33,8 @@ from .revocations import Revocations
 from .revoking import Revoking
 from .room import Room
 from .session import Encoding
-from .store import Row, Store
+from .store import Store
 from .turns import Turns
-from .updates import LARGE
 from .wheel import Wheel
 from .workers import Workers
 
@@ -61,10 +60,6 @@ POLLED = 1000
 
 REACH_TIME = 1.0
 """Seconds that who comes back waits to be told less."""
-
-READ = 1000
-"""Positions that are read at once, of what others have appended."""
-
 
 OnStateless: TypeAlias = Callable[[str, str, Grant], object]
 """Hears, on the event loop, what a client says to the application: the document, the
@@ -111,12 +106,12 @@ class Hub:
         self.caretaker = Caretaker(compactor, self.spawn, self.in_thread)
         self._opener = Opener(store, self.catalog, compactor, self.in_thread)
         self._recall = Recall(store, self.spawn, self.in_thread)
+        rooms = self.find, self.occupy, self._rebuild
+        self.follower = Follower(store, *rooms, self.spawn, self.in_thread)
         self._polling = False
         self._polled = 0.0
         self._lost = False
         """Whether the database did not answer when we last looked."""
-        self._behind: dict[Room, asyncio.Task[None]] = {}
-        """Rooms that read what others have appended."""
         self._blocked: dict[Room, asyncio.Event] = {}
         self._draining: asyncio.Task[None] | None = None
         self._drained_since: float | None = None
@@ -245,10 +240,7 @@ class Hub:
             if room is None:
                 room = await self._take_turn(name, guest)
             elif room.broken:
-                healing = self._healing.get(room)
-                if healing is None:
-                    healing = self._healing[room] = self.spawn(self._heal(room))
-                await asyncio.shield(healing)
+                await asyncio.shield(self._rebuild(room))
             elif room.busy:
                 await asyncio.wait([self._occupied[room]])
             elif room.blocked:
@@ -326,13 +318,24 @@ class Hub:
         """Encode what is large in a thread: zlib works without the interpreter."""
         return await self.in_thread(encoding.encode_state, message)
 
+    def _rebuild(
+        self, room: Room, cause: str = "pycrdt failed", level: int = logging.ERROR
+    ) -> asyncio.Task[None]:
+        """Have a broken room's document made anew from its log."""
+        healing = self._healing.get(room)
+        if healing is None:
+            logger.log(level, "%s: %s; rebuilding from the log", room.name, cause)
+            healing = self._healing[room] = self.spawn(self._heal(room))
+        return healing
+
     async def _heal(self, room: Room) -> None:
-        """Make a broken room's document anew from its log."""
         try:
-            logger.error("%s: pycrdt failed; rebuilding from the log", room.name)
             while True:
                 await self.journal.flush_room(room)
                 stored, document = await self._opener.open(room.name)
+                if stored.document_id != room.document_id is not None:
+                    self._evict(room)  # There is another one under its name.
+                    return
                 news = await take_turns(room.document.unseen_steps(document))
                 if not room.ledger.unsaved:
                     room.position = stored.head
@@ -455,51 +458,15 @@ class Hub:
         if max(position, room.head) > room.position:
             if not room.ledger.unsaved:
                 self._catch_up(room)
-            task = self._behind.get(room)
+            task = self.follower.under_way.get(room)
         elif not self._recall.reaches(room, position):
             task = self._recall.begin(room)
         if task is not None and self.sound:
             await asyncio.wait([task], timeout=REACH_TIME)
 
     def _catch_up(self, room: Room) -> None:
-        if room not in self._behind and self.rooms.get(room.name) is room:
-            self._behind[room] = self.spawn(self._catch_up_later(room))
-
-    async def _catch_up_later(self, room: Room) -> None:
-        """Read what another node has appended to a room's log, and show it."""
-        try:
-            while self.find(room.name) is room:
-                after = room.position
-                rows = await self.in_thread(self.store.read, room.name, after, READ)
-                if not rows:
-                    return
-                await self._learn(room, after, rows)
-        except StoreError:
-            pass  # The next poll tries it again.
-        finally:
-            self._behind.pop(room, None)
-
-    async def _learn(self, room: Room, after: int, rows: Sequence[Row]) -> None:
-        until = self._loop.time() + SLICE
-        for row in rows:
-            if room.position != after or self.find(room.name) is not room:
-                return  # It was rebuilt, or has saved something: look again.
-            learned = [row.update]
-            try:
-                if len(row.update) > LARGE or room.document.heavy:
-                    await self.occupy(room, room.learn_steps(row.update))
-                else:
-                    finish(room.learn_steps(row.update))
-            except CollabError as exc:
-                message = "%s: cannot read row %d (%s); going on without it"
-                logger.error(message, room.name, row.position, exc)
-                learned = []  # What we can't read is shown to nobody.
-            if row.position > room.position:
-                room.reach(row.position, learned)
-            after = room.position
-            if self._loop.time() > until:
-                await asyncio.sleep(0)
-                until = self._loop.time() + SLICE
+        if self.rooms.get(room.name) is room:
+            self.follower.begin(room)
 
     async def _poll(self) -> None:
         """See whether open documents were deleted, or appended to by others.
@@ -519,6 +486,8 @@ class Hub:
                     self._evict(room)
                     continue
                 head, room.epoch = alive[document_id]
+                if room.broken:
+                    self._rebuild(room)  # Nobody may speak who would have it done.
                 if head > room.position and not room.ledger.unsaved:
                     self._catch_up(room)
             empty = [room for room in self.rooms.values() if room.document_id is None]

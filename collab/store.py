@@ -401,24 +401,25 @@ class Store:
             damaged: list[Damaged] = []
             snapshot = _newest(connection, found.id, until, damaged)
             rows = _behind(connection, found, snapshot, found.head, damaged)
-            return Stored(
-                found.id,
-                found.epoch,
-                found.head,
-                snapshot,
-                rows,
-                damaged,
-                found.base,
-            )
+            place = found.id, found.epoch, found.head
+            return Stored(*place, snapshot, rows, damaged, found.base)
 
-    def read(self, name: str, after: int, limit: int) -> list[Row]:
-        """Read the undamaged updates at the ``limit`` positions behind ``after``."""
+    def read(
+        self, name: str, document_id: int, after: int, limit: int
+    ) -> tuple[list[Row], bool]:
+        """Read the undamaged updates at the ``limit`` positions behind ``after``.
+
+        And whether they are all that there was, but for what is in quarantine: rows are
+        discarded with age. Of another document under that name nothing is read.
+        """
         with self.database.reading() as connection:
             found = connection.execute(_FIND, {"name": name}).one_or_none()
-            if found is None or found.deleted_at is not None:
-                return []
+            if found is None or found.deleted_at is not None or found.id != document_id:
+                return [], True
             until = min(found.head, after + limit)
-            return _rows(connection, found.id, after, until, [])
+            damaged: list[Damaged] = []
+            rows = _rows(connection, found.id, after, until, damaged)
+            return rows, not damaged
 
     def read_at(self, name: str, position: int) -> Stored:
         """Read what the log held when it ended at a position; 0 is before everything.
@@ -447,15 +448,8 @@ class Store:
                 if before < position:  # A part of what that row stands for.
                     kept = f"{max(before, reached)} and {following.position}"
                     raise NotKept(position, f"the nearest that are kept are {kept}")
-            return Stored(
-                found.id,
-                found.epoch,
-                position,
-                snapshot,
-                rows,
-                damaged,
-                found.base,
-            )
+            place = found.id, found.epoch, position
+            return Stored(*place, snapshot, rows, damaged, found.base)
 
     # Snapshots.
 

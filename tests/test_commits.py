@@ -93,7 +93,8 @@ def test_nodes_append_to_the_same_documents_at_the_same_time(
                 for room in chance.sample(rooms, 12)
             ]
             for entry, appended in zip(batch, node.append(batch), strict=True):
-                [row] = node.read(entry.name, appended.head - 1, 1)
+                here = appended.document_id, appended.head - 1
+                [row], _ = node.read(entry.name, *here, 1)
                 assert row.update == entry.updates[-1][0]
 
     nodes = [store, other, store, other]
@@ -384,7 +385,8 @@ def test_whatever_is_lost_each_update_is_stored_once_and_in_order(
             except DatabaseUnreachable:
                 continue
         if unsaved:
-            assert store.read("doc", head - 1, 1) == [Row(head, unsaved[-1])]
+            read, _ = store.read("doc", id_of(store), head - 1, 1)
+            assert read == [Row(head, unsaved[-1])]
         unsaved = []
     append(store, "doc", *unsaved)
     assert [each for each in logged(store) if not each.startswith(b"other")] == said

@@ -24,7 +24,7 @@ from collab.errors import CollabError, StoreError
 from collab.history import Retention
 from collab.store import Append, Store
 from tests.crafted import item, typed
-from tests.stores import names
+from tests.stores import id_of, names
 from tests.traces import generate
 from tests.vectors import history
 
@@ -107,7 +107,8 @@ def test_rows_before_it_are_kept_and_not_read(
     compactor.compact("d")
     append(store, updates[100:])
     assert [row.position for row in store.load("d").rows] == list(range(101, 201))
-    assert [row.update for row in store.read("d", 0, 1000)] == updates
+    rows, _ = store.read("d", id_of(store, "d"), 0, 1000)
+    assert [row.update for row in rows] == updates
     database = sqlite3.connect(path)
     database.execute("UPDATE updates SET data = ? WHERE position <= 100", (b"?",))
     database.commit()

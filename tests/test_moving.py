@@ -88,13 +88,13 @@ class Traveller:
 
 def make_slow(patch: pytest.MonkeyPatch, hub: Hub, chance: Random) -> None:
     """Have a server take its time to read what the other has written."""
-    learn = hub._learn
+    learn = hub.follower._learn
 
     async def learn_later(*arguments: Any) -> None:
         await asyncio.sleep(chance.choice((0, 0.005, 0.02)))
         await learn(*arguments)
 
-    patch.setattr(hub, "_learn", learn_later)
+    patch.setattr(hub.follower, "_learn", learn_later)
 
 
 @pytest.mark.parametrize("run", range(6))

@@ -164,13 +164,13 @@ async def test_what_is_saved_behind_what_is_yet_to_be_read_is_not_left_out(
         await until(lambda: room.epoch)
         assert pieces(await come_back(here, made_of([FIRST]), 1, epoch)) == []
         slow = asyncio.Event()
-        learn = here._learn
+        learn = here.follower._learn
 
         async def read_slowly(*arguments: Any) -> None:
             await slow.wait()
             await learn(*arguments)
 
-        monkeypatch.setattr(here, "_learn", read_slowly)
+        monkeypatch.setattr(here.follower, "_learn", read_slowly)
         await bob.say(1, edit(1, SECOND))
         await ann.say(1, edit(2, unseen))
         assert room.position == 1

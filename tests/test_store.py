@@ -92,10 +92,24 @@ def test_an_empty_commit_is_nothing(store: Store) -> None:
 
 def test_a_slice_of_the_log_is_read(store: Store) -> None:
     append(store, "doc", *[b"%d" % n for n in range(1, 11)])
-    assert store.read("doc", 3, 2) == [Row(4, b"4"), Row(5, b"5")]
-    assert store.read("doc", 9, 100) == [Row(10, b"10")]
-    assert store.read("doc", 10, 100) == []
-    assert store.read("nobody", 0, 100) == []
+    number = id_of(store)
+    assert store.read("doc", number, 3, 2) == ([Row(4, b"4"), Row(5, b"5")], True)
+    assert store.read("doc", number, 9, 100) == ([Row(10, b"10")], True)
+    assert store.read("doc", number, 10, 100) == ([], True)
+    assert store.read("doc", number + 1, 0, 100) == ([], True)
+    assert store.read("nobody", number, 0, 100) == ([], True)
+
+
+def test_a_slice_says_what_it_lacks_unless_that_is_in_quarantine(store: Store) -> None:
+    append(store, "doc", *[b"%d" % n for n in range(1, 11)])
+    number = id_of(store)
+    behind_its_back(store.url, "DELETE FROM updates WHERE position IN (3, 4, 10)")
+    assert store.read("doc", number, 1, 4) == ([Row(2, b"2"), Row(5, b"5")], False)
+    assert store.read("doc", number, 4, 2) == ([Row(5, b"5"), Row(6, b"6")], True)
+    assert store.read("doc", number, 9, 100) == ([], False)
+    Catalog(store.database).isolate(number, store.load("doc").damaged)
+    assert store.read("doc", number, 1, 4) == ([Row(2, b"2"), Row(5, b"5")], True)
+    assert store.read("doc", number, 9, 100) == ([], True)
 
 
 def test_any_bytes_are_an_update(store: Store) -> None:
@@ -110,7 +124,7 @@ def test_blobs_of_64_mib_are_kept(store: Store) -> None:
     append(store, "doc", noise)
     assert store.load("doc").rows == [Row(1, noise)]
     append(store, "doc", zeros)
-    assert store.read("doc", 1, 1) == [Row(2, zeros)]
+    assert store.read("doc", id_of(store), 1, 1) == ([Row(2, zeros)], True)
     assert store.write_snapshot(id_of(store), 2, noise, zeros[:1000])
     assert store.load("doc").snapshot == Snapshot(2, noise, zeros[:1000])
 
@@ -552,7 +566,7 @@ def test_a_document_that_is_gone_gains_nothing(store: Store, how: str) -> None:
         store.load("gone")
     with pytest.raises(DocumentGone):
         store.read_at("gone", 1)
-    assert store.read("gone", 0, 10) == []
+    assert store.read("gone", document_id, 0, 10) == ([], True)
     for known in (None, document_id):
         gone = Append("gone", [(b"y", None)], known)
         there = Append("there", [(b"y", None)])
