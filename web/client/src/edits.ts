@@ -9,6 +9,9 @@ import * as Y from "yjs";
 /** Edits in a row that are joined into one as they come, so that a day offline is few. */
 const JOINED = 64;
 
+/** The octets below which an edit is joined: whatever is sent has to fit into a frame. */
+const SMALL = 512;
+
 /** One edit or several, and the message that they went in. */
 interface Edit {
   update: Uint8Array;
@@ -70,8 +73,8 @@ export class Edits {
   }
 }
 
-function isSmall({ sequence, ids }: Edit): boolean {
-  return sequence === 0 && ids.length < JOINED;
+function isSmall({ sequence, ids, update }: Edit): boolean {
+  return sequence === 0 && ids.length < JOINED && update.length < SMALL;
 }
 
 function join(edits: Edit[]): Edit {

@@ -295,6 +295,18 @@ describe("editing", () => {
     expect(textOf(server.room("doc").disk).length).toBe(2_500);
   });
 
+  it("offline of many parts is joined into no more than a frame", async () => {
+    const server = new Server();
+    server.size = 10_000;
+    const document = await openDocument(server);
+    server.crash();
+    for (let part = 0; part < 100; part += 1) type(document, "x".repeat(600));
+    await pass(2_000);
+    expect(document.error).toBeNull();
+    expect(document.saved).toBe(true);
+    expect(textOf(server.room("doc").disk).length).toBe(60_000);
+  });
+
   it("tells when everything is saved", async () => {
     const server = new Server();
     const document = await openDocument(server);
