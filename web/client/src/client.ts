@@ -1,10 +1,10 @@
 /** The connection to a server, shared by all documents: when there is one, and which. */
 
-import { ObservableV2 } from "lib0/observable";
 import { Choice, PROBE } from "./choice.js";
 import { httpStream, longPolling, serverSentEvents } from "./http.js";
 import { Link, type Owner } from "./link.js";
 import { backOff, readCode, type CollabError } from "./retry.js";
+import { Teller } from "./telling.js";
 import { webSocket, type Transport } from "./transport.js";
 import type { CollabDocument } from "./document.js";
 
@@ -64,7 +64,7 @@ const IDLE = 1_000;
 
 const ALL = [webSocket, httpStream, serverSentEvents, longPolling];
 
-export class CollabClient extends ObservableV2<ClientEvents> {
+export class CollabClient extends Teller<ClientEvents> {
   readonly url: string;
   status: Status = "disconnected";
   /** Why there is no connection; null while there is one, or nothing was tried. */

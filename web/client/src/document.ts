@@ -6,7 +6,6 @@
  * only when the message that held it is confirmed.
  */
 
-import { ObservableV2 } from "lib0/observable";
 import { Awareness } from "y-protocols/awareness";
 import * as Y from "yjs";
 import { Channel } from "./channel.js";
@@ -17,6 +16,7 @@ import type { Link } from "./link.js";
 import { Presence } from "./presence.js";
 import { backOff, readCode, type CollabError } from "./retry.js";
 import type { Persistence, Kept, Shelf } from "./shelf.js";
+import { attempt, Teller } from "./telling.js";
 import type { ServerDocumentMessage } from "./wire.js";
 
 /** Whether the server takes edits. */
@@ -66,7 +66,7 @@ const OVERHEAD = 64;
 /** How long the browser may take to read what it kept, in milliseconds. */
 const LOADING = 5_000;
 
-export class CollabDocument extends ObservableV2<DocumentEvents> {
+export class CollabDocument extends Teller<DocumentEvents> {
   readonly name: string;
   readonly doc: Y.Doc;
   readonly awareness: Awareness;
@@ -190,13 +190,13 @@ export class CollabDocument extends ObservableV2<DocumentEvents> {
     this.doc.off("destroy", this.gone);
     globalThis.removeEventListener?.("beforeunload", this.left);
     this.presence.destroy();
-    if (this.owns.awareness) this.awareness.destroy();
+    if (this.owns.awareness) attempt(() => this.awareness.destroy());
     this.channel?.close();
     this.spare?.close();
     this.channel = this.spare = null;
     this.client.remove(this);
     void this.shelf?.close();
-    if (this.owns.doc) this.doc.destroy();
+    if (this.owns.doc) attempt(() => this.doc.destroy());
     this.set("synced", false);
     this.set("status", "disconnected");
     this.emit("destroy", [this]);
@@ -376,14 +376,16 @@ export class CollabDocument extends ObservableV2<DocumentEvents> {
     this.epoch = kept.epoch;
     this.position = kept.position;
     this.loading = true;
-    Y.transact(
-      this.doc,
-      () => {
-        for (const update of kept.updates) this.putOne(update);
-      },
-      this,
-      false,
-    );
+    attempt(() => {
+      Y.transact(
+        this.doc,
+        () => {
+          for (const update of kept.updates) this.putOne(update);
+        },
+        this,
+        false,
+      );
+    });
     this.loading = false;
     for (const [id, update] of kept.unsaved) this.edits.add(update, id);
   }

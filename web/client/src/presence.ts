@@ -6,6 +6,7 @@ import {
   removeAwarenessStates,
   type Awareness,
 } from "y-protocols/awareness";
+import { attempt } from "./telling.js";
 import { ProtocolError, readStates } from "./wire.js";
 
 /** Milliseconds that others stay visible while the connection is lost. */
@@ -26,7 +27,7 @@ export class Presence {
   /** Announce ourselves anew: others take a state only with a newer clock. */
   renew(): void {
     const state = this.awareness.getLocalState();
-    if (state !== null) this.awareness.setLocalState(state);
+    if (state !== null) attempt(() => this.awareness.setLocalState(state));
   }
 
   /** Take what the server says, and return whom it is about. */
@@ -40,7 +41,9 @@ export class Presence {
     const { clientID } = this.awareness;
     const forgotten = heard.some(({ client, here }) => client === clientID && !here);
     // We weren't heard for a while; what is said of nobody else is not for the application.
-    if (!forgotten || heard.length > 1) applyAwarenessUpdate(this.awareness, states, this);
+    if (!forgotten || heard.length > 1) {
+      attempt(() => applyAwarenessUpdate(this.awareness, states, this));
+    }
     if (forgotten) this.renew();
     return heard.map(({ client }) => client);
   }
@@ -59,9 +62,10 @@ export class Presence {
 
   /** Leave, and see nobody any more. */
   destroy(): void {
-    removeAwarenessStates(this.awareness, [this.awareness.clientID], "local");
+    const { awareness } = this;
+    attempt(() => removeAwarenessStates(awareness, [awareness.clientID], "local"));
     this.found(new Set());
-    this.awareness.off("update", this.changed);
+    awareness.off("update", this.changed);
   }
 
   private forget(here: ReadonlySet<number>): void {
@@ -69,7 +73,7 @@ export class Presence {
     const others = [...awareness.getStates().keys()].filter(
       (client) => client !== awareness.clientID && !here.has(client),
     );
-    removeAwarenessStates(awareness, others, this);
+    attempt(() => removeAwarenessStates(awareness, others, this));
     // They may come back with the very clock that they had.
     for (const client of others) awareness.meta.delete(client);
   }

@@ -5,7 +5,16 @@ import * as Y from "yjs";
 import { CollabDocument, type Token } from "../src/index.js";
 import { GRACE } from "../src/presence.js";
 import { Server } from "./server.js";
-import { connect, openDocument, pass, read, textOf, type, useVirtualTime } from "./world.js";
+import {
+  connect,
+  openDocument,
+  pass,
+  read,
+  textOf,
+  type,
+  useVirtualTime,
+  whileThrowing,
+} from "./world.js";
 
 useVirtualTime();
 
@@ -672,6 +681,59 @@ describe("an error in the application", () => {
     await pass(100);
     expect(thrown).toHaveBeenCalledOnce();
     expect(read(document)).toBe("still");
+  });
+
+  function fail(): never {
+    throw new Error("ours");
+  }
+
+  it.each(["status", "synced", "error", "saved"] as const)(
+    "when it is told %s holds up no document, and nobody who waits",
+    async (event) => {
+      const server = new Server();
+      const client = connect(server);
+      const one = new CollabDocument(client, "one");
+      const two = new CollabDocument(client, "two");
+      let waited = 0;
+      await whileThrowing(async () => {
+        one.on(event, fail);
+        client.on("status", fail);
+        void one.whenSynced.then(() => (waited += 1));
+        await pass(100);
+        type(one, "a");
+        void one.whenSaved().then(() => (waited += 1));
+        server.line.end(1006);
+        await pass(2_000);
+        expect([one.synced, two.synced, one.saved, waited]).toEqual([true, true, true, 2]);
+        client.destroy();
+      });
+      await pass(100);
+      expect(server.room("one").places.size).toBe(0);
+    },
+  );
+
+  it("when it shows who is here holds up nothing either", async () => {
+    const server = new Server();
+    const other = await openDocument(server, "one");
+    const client = connect(server);
+    const one = new CollabDocument(client, "one");
+    const two = new CollabDocument(client, "two");
+    const sees = (): boolean => one.awareness.getStates().has(other.awareness.clientID);
+    await whileThrowing(async () => {
+      one.awareness.on("change", fail);
+      one.awareness.on("update", fail);
+      await pass(100);
+      expect([one.synced, two.synced, sees()]).toEqual([true, true, true]);
+      server.line.end(1006);
+      await pass(2_000);
+      expect([one.synced, two.synced, sees()]).toEqual([true, true, true]);
+      other.destroy();
+      await pass(100);
+      expect(sees()).toBe(false);
+      one.destroy();
+    });
+    await pass(100);
+    expect(server.room("one").places.size).toBe(0);
   });
 });
 

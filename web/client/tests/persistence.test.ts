@@ -4,7 +4,18 @@ import * as Y from "yjs";
 import { CollabDocument } from "../src/index.js";
 import { indexedDb } from "../src/persistence.js";
 import { Server } from "./server.js";
-import { connect, covers, createRandom, openDocument, pass, read, textOf, type, useVirtualTime } from "./world.js";
+import {
+  connect,
+  covers,
+  createRandom,
+  openDocument,
+  pass,
+  read,
+  textOf,
+  type,
+  useVirtualTime,
+  whileThrowing,
+} from "./world.js";
 
 useVirtualTime();
 
@@ -91,6 +102,31 @@ describe("what is kept in the browser", () => {
     await pass(200);
     expect(second.saved).toBe(true);
     expect(textOf(server.room("doc").disk).toString()).toBe("bc");
+  });
+
+  it("is not saved if the application fails while it is loaded", async () => {
+    const server = new Server();
+    server.edit("doc", (doc) => textOf(doc).insert(0, "abc"));
+    const first = await load(server);
+    server.mode = "down";
+    server.crash();
+    textOf(first.doc).delete(0, 1);
+    await pass(50);
+    first.destroy();
+    await pass(50);
+    const doc = new Y.Doc();
+    textOf(doc).observe(() => {
+      throw new Error("ours");
+    });
+    await whileThrowing(async () => {
+      const second = await openDocument(server, "doc", { doc, persistence: indexedDb() });
+      expect(read(second)).toBe("bc");
+      expect([second.saved, second.unsaved]).toEqual([false, 1]);
+      server.mode = "up";
+      await pass(30_000);
+      expect([second.saved, second.kept]).toEqual([true, true]);
+      expect(textOf(server.room("doc").disk).toString()).toBe("bc");
+    });
   });
 
   it("is not called saved while it is loaded", async () => {

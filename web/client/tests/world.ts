@@ -1,6 +1,6 @@
 /** What the tests share: virtual time, and clients of a server in memory. */
 
-import { afterEach, beforeEach, vi } from "vitest";
+import { afterEach, beforeEach, expect, vi } from "vitest";
 import * as Y from "yjs";
 import { CollabClient, CollabDocument } from "../src/index.js";
 import type { ClientOptions, DocumentOptions } from "../src/index.js";
@@ -36,6 +36,19 @@ export function connect(server: Server, options: Partial<ClientOptions> = {}): C
   });
   clients.push(client);
   return client;
+}
+
+/** Do something meanwhile errors are thrown that nobody catches, as those of handlers are. */
+export async function whileThrowing(act: () => Promise<void>): Promise<void> {
+  const thrown = vi.fn();
+  process.on("uncaughtException", thrown);
+  try {
+    await act();
+    await pass(0);
+  } finally {
+    process.off("uncaughtException", thrown);
+  }
+  expect(thrown).toHaveBeenCalled();
 }
 
 /** A document of a client of its own, in which everything has arrived. */
