@@ -206,8 +206,8 @@ export class CollabClient extends Teller<ClientEvents> {
     clearTimeout(this.timer);
     this.retryAt = null;
     if (this.documents.size === 0) return this.become("disconnected");
-    this.become("connecting");
     this.link = this.connectBy(this.choice.transport);
+    this.become("connecting");
   }
 
   private connectBy(transport: Transport): Link {
@@ -326,6 +326,8 @@ export class CollabClient extends Teller<ClientEvents> {
     this.next = null;
     this.probing = false;
     for (const document of this.documents) document.move(next);
+    // Whoever was told of it may wish to be offline.
+    if (this.link !== next) return;
     if (next.welcome) this.settle(next);
     this.become(next.welcome ? "connected" : "connecting");
   }
@@ -341,7 +343,8 @@ export class CollabClient extends Teller<ClientEvents> {
     const changed = status !== this.status;
     this.status = status;
     for (const document of this.documents) document.refresh();
-    if (changed) this.emit("status", [status, this]);
+    // Whoever was told of it may have changed it.
+    if (changed && this.status === status) this.emit("status", [status, this]);
   }
 }
 

@@ -207,8 +207,8 @@ export class CollabDocument extends Teller<DocumentEvents> {
   open(link: Link): void {
     if (!this.loaded || this.waiting || this.problem?.final || this.channel !== null) return;
     this.channel = new Channel(this, link);
-    this.refresh();
     this.ask(this.channel);
+    this.refresh();
   }
 
   /** @internal Open it on the next connection, while it is open on another. */
@@ -228,6 +228,8 @@ export class CollabDocument extends Teller<DocumentEvents> {
     const old = this.channel;
     const spare = this.spare;
     this.spare = null;
+    // Whoever was told of the move may have opened it there.
+    if (old?.link === next) return;
     if (spare === null) {
       this.lost();
       if (next.isOpen) this.open(next);
@@ -238,7 +240,6 @@ export class CollabDocument extends Teller<DocumentEvents> {
     this.edits.lost();
     if (spare.opened) this.entered(spare);
     if (spare.synced) this.caughtUp(spare);
-    else this.set("synced", false);
     this.refresh();
   }
 
@@ -247,12 +248,11 @@ export class CollabDocument extends Teller<DocumentEvents> {
     this.spare = null;
   }
 
-  /** @internal The channel is gone, or the connection. */
+  /** @internal The channel is gone, or the connection; {@link refresh} tells it. */
   lost(): void {
     if (this.channel?.synced) this.presence.lost();
     this.channel = null;
     this.edits.lost();
-    this.set("synced", false);
   }
 
   /** @internal Try now what was put off. */
@@ -276,13 +276,17 @@ export class CollabDocument extends Teller<DocumentEvents> {
   /** @internal Tell how it stands, if that has changed. */
   refresh(): void {
     if (this.destroyed) return;
-    const { status, error } = this.client;
-    this.set("error", this.problem ?? (this.channel?.opened ? null : error));
-    if (this.channel !== null) {
-      this.set("status", this.channel.opened ? "connected" : "connecting");
-    } else if (this.problem?.final) this.set("status", "closed");
-    else if (this.waiting) this.set("status", "waiting");
-    else this.set("status", status === "connected" ? "connecting" : status);
+    this.set("synced", this.channel?.synced ?? false);
+    this.set("error", this.problem ?? (this.channel?.opened ? null : this.client.error));
+    // Whoever was told of it may have destroyed it.
+    if (!this.destroyed) this.set("status", this.current);
+  }
+
+  private get current(): Status {
+    if (this.channel !== null) return this.channel.opened ? "connected" : "connecting";
+    if (this.problem?.final) return "closed";
+    if (this.waiting) return "waiting";
+    return this.client.status === "connected" ? "connecting" : this.client.status;
   }
 
   /** @internal */

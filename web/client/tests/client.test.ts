@@ -503,6 +503,101 @@ describe("a client", () => {
   });
 });
 
+describe("an application that acts when it is told", () => {
+  const events = ["synced", "status", "error"] as const;
+
+  it.each(events)("%s may connect at once", async (event) => {
+    const server = new Server();
+    const client = connect(server);
+    const document = new CollabDocument(client, "doc");
+    await pass(100);
+    document.on(event, () => {
+      if (!document.synced) client.connect();
+    });
+    server.crash();
+    await pass(30_000);
+    expect(document.synced).toBe(true);
+    expect(client.status).toBe("connected");
+    expect(server.lines.filter(({ over }) => !over)).toHaveLength(1);
+    client.destroy();
+    await pass(30_000);
+    expect(server.lines.filter(({ over }) => !over)).toHaveLength(0);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it.each(events)("%s may disconnect", async (event) => {
+    const server = new Server();
+    const client = connect(server);
+    const document = new CollabDocument(client, "doc");
+    const seen: Status[] = [];
+    await pass(100);
+    client.on("status", (status) => seen.push(status));
+    document.on(event, () => {
+      if (!document.synced) client.disconnect();
+    });
+    server.crash();
+    await pass(30_000);
+    expect(client.status).toBe("disconnected");
+    expect(seen).toEqual(["disconnected"]);
+    expect(server.lines.length).toBe(1);
+  });
+
+  it.each(events)("%s may destroy the document", async (event) => {
+    const server = new Server();
+    const client = connect(server);
+    const document = new CollabDocument(client, "doc");
+    new CollabDocument(client, "other");
+    await pass(100);
+    document.on(event, () => {
+      if (!document.synced) document.destroy();
+    });
+    const [place] = server.room("doc").places;
+    server.room("doc").places.clear();
+    place!.send(1, (to) => {
+      encoding.writeVarUint(to, 4503);
+      encoding.writeVarString(to, "");
+    });
+    await pass(30_000);
+    expect(document.status).toBe("disconnected");
+    expect(server.room("doc").places.size).toBe(0);
+  });
+
+  it("connecting may disconnect", async () => {
+    const server = new Server();
+    const client = connect(server);
+    client.on("status", (status) => {
+      if (status === "connecting") client.disconnect();
+    });
+    new CollabDocument(client, "doc");
+    await pass(1_000);
+    expect(client.status).toBe("disconnected");
+    expect(server.room("doc").places.size).toBe(0);
+  });
+
+  it("access may disconnect, and open others, while all move", async () => {
+    for (const act of ["disconnect", "open"]) {
+      const server = new Server();
+      const client = connect(server);
+      const documents = ["a", "b"].map((name) => new CollabDocument(client, name));
+      await pass(100);
+      for (const document of documents) {
+        document.on("access", () => {
+          if (act === "disconnect") client.disconnect();
+          else documents.push(new CollabDocument(client, "c"));
+        });
+      }
+      server.onLine = () => {
+        for (const name of ["a", "b"]) server.room(name).writable = false;
+      };
+      advise(server, 0, 0);
+      await pass(1_000);
+      expect(client.status).toBe(act === "open" ? "connected" : "disconnected");
+      const places = ["a", "b", "c"].map((name) => server.room(name).places.size);
+      expect(places).toEqual(act === "open" ? [1, 1, 2] : [0, 0, 0]);
+    }
+  });
+});
+
 describe("leaving the page", () => {
   function leave(): boolean {
     const event = new Event("beforeunload", { cancelable: true });
