@@ -19,6 +19,8 @@ export class Channel implements Seat {
   /** Whether pieces came after which Synced is to follow. */
   behind = false;
   epoch = "";
+  /** What the server had, if it lacks something and was not told yet. */
+  lacking: Uint8Array | null = null;
   /** The octets that will have been received when all pieces have. */
   total = 0;
   /** Whom the server says to be here. */

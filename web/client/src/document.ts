@@ -328,6 +328,7 @@ export class CollabDocument extends Teller<DocumentEvents> {
         return;
       case "Access":
         channel.writable = message.writable;
+        this.supply(channel);
         if (channel === this.channel) this.allow(channel);
         return;
       case "Question":
@@ -473,8 +474,8 @@ export class CollabDocument extends Teller<DocumentEvents> {
       this.epoch = message.epoch;
       this.position = 0;
     }
-    const missing = this.missing(message.vector);
-    if (missing !== null) this.note(missing);
+    if (this.isLacking(message.vector)) channel.lacking = message.vector;
+    this.supply(channel);
     if (channel === this.channel) this.entered(channel);
   }
 
@@ -574,24 +575,29 @@ export class CollabDocument extends Teller<DocumentEvents> {
     if (update.length <= channel.link.size - OVERHEAD) channel.update(update);
   }
 
-  /** What the server lacks, without the edits that wait; null if nothing. */
-  private missing(vector: Uint8Array): Uint8Array | null {
-    if (!this.unknown) {
-      const theirs = Y.decodeStateVector(vector);
-      const waiting = this.edits.joined();
-      const { from, to } = waiting
-        ? Y.parseUpdateMeta(waiting)
-        : { from: new Map<number, number>(), to: new Map<number, number>() };
-      const ours = Y.decodeStateVector(Y.encodeStateVector(this.doc));
-      const isKnown = ([client, clock]: [number, number]): boolean => {
-        const known = theirs.get(client) ?? 0;
-        if (clock <= known) return true;
-        return (from.get(client) ?? Infinity) <= known && (to.get(client) ?? 0) >= clock;
-      };
-      if ([...ours].every(isKnown)) return null;
-    }
+  /** Whether the server lacks anything but the edits that wait. */
+  private isLacking(vector: Uint8Array): boolean {
+    if (this.unknown) return true;
+    const theirs = Y.decodeStateVector(vector);
+    const waiting = this.edits.joined();
+    const { from, to } = waiting
+      ? Y.parseUpdateMeta(waiting)
+      : { from: new Map<number, number>(), to: new Map<number, number>() };
+    const ours = Y.decodeStateVector(Y.encodeStateVector(this.doc));
+    return [...ours].some(([client, clock]) => {
+      const known = theirs.get(client) ?? 0;
+      if (clock <= known) return false;
+      return (from.get(client) ?? Infinity) > known || (to.get(client) ?? 0) < clock;
+    });
+  }
+
+  /** Note what the server lacks: who may only read leaves to others what they wrote. */
+  private supply(channel: Channel): void {
+    const { lacking, writable } = channel;
+    if (lacking === null || !(writable || this.unknown)) return;
+    channel.lacking = null;
     this.unknown = false;
-    return this.difference(vector);
+    this.note(this.difference(lacking));
   }
 
   private difference(vector: Uint8Array): Uint8Array {

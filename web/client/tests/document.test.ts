@@ -357,6 +357,36 @@ describe("access", () => {
     expect(document.saved).toBe(false);
   });
 
+  it("to read does not make one's own what others wrote", async () => {
+    const server = new Server();
+    const room = server.room("doc");
+    const writer = await openDocument(server);
+    room.writable = false;
+    const reader = await openDocument(server);
+    room.writable = true;
+    server.commits = false;
+    type(writer, "a");
+    await pass(100);
+    expect(read(reader)).toBe("a");
+    // The server loses it, and the reader is there again before the writer.
+    server.onLine = () => (room.writable = server.lines.length !== 3);
+    server.lines[1]!.end(1006);
+    room.doc = room.disk;
+    room.fresh = [];
+    await pass(2_000);
+    expect(reader.access).toBe("read");
+    expect([reader.saved, reader.unsaved]).toEqual([true, 0]);
+    // Who may write says what is lacking.
+    for (const place of room.places) {
+      if (place.line === server.lines[2]) place.send(10, (to) => encoding.writeUint8(to, 1));
+    }
+    room.writable = true;
+    server.commits = true;
+    await pass(100);
+    expect(textOf(room.disk).toString()).toBe("a");
+    expect(reader.saved).toBe(true);
+  });
+
   it("that is withdrawn refuses one edit, whatever is saved later", async () => {
     const server = new Server();
     const document = await openDocument(server);
