@@ -477,6 +477,7 @@ export class CollabDocument extends Teller<DocumentEvents> {
     if (this.isLacking(message.vector)) channel.lacking = message.vector;
     this.supply(channel);
     if (channel === this.channel) this.entered(channel);
+    else this.flush();
   }
 
   /** The channel is the one that counts from now on, and edits can be sent. */

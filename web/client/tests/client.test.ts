@@ -5,6 +5,7 @@ import { CollabClient, CollabDocument, type Status } from "../src/index.js";
 import { MARGIN, PATIENCE, WELCOME } from "../src/link.js";
 import { backOff, CAP, FLOOR, readCode } from "../src/retry.js";
 import * as encoding from "lib0/encoding";
+import * as Y from "yjs";
 import { Server } from "./server.js";
 import { connect, createRandom, openDocument, pass, read, textOf, type, useVirtualTime } from "./world.js";
 
@@ -391,6 +392,31 @@ describe("advice to reconnect", () => {
     expect(server.lines[0]!.closed?.code).toBe(1000);
     expect(document.synced).toBe(true);
     expect(seen).toEqual([]);
+  });
+
+  it("that fails leaves nothing unsaid of what the new one lacked", async () => {
+    const server = new Server();
+    const document = await openDocument(server);
+    type(document, "a");
+    await pass(100);
+    const room = server.room("doc");
+    const { doc } = room;
+    server.onLine = (line) => {
+      // The next server has not heard of it, says so, and is gone.
+      room.doc = new Y.Doc();
+      const send = line.send.bind(line);
+      line.send = (channel, kind, write) => {
+        if (channel === 0 || kind === 0) send(channel, kind, write);
+      };
+      setTimeout(() => {
+        room.doc = doc;
+        line.end(1006);
+      }, 45);
+    };
+    advise(server, 0, 0);
+    await pass(300);
+    expect(server.lines.map(({ over }) => over)).toEqual([false, true]);
+    expect([document.saved, document.unsaved]).toEqual([true, 0]);
   });
 
   it("helps if the old connection ends first", async () => {
