@@ -470,11 +470,13 @@ export class CollabDocument extends Teller<DocumentEvents> {
     channel.writable = message.writable;
     channel.epoch = message.epoch;
     channel.total = this.received + message.size;
+    // What was deleted is in no state vector.
+    const isAnother = this.epoch !== "" && message.epoch !== this.epoch;
     if (message.epoch !== this.epoch) {
       this.epoch = message.epoch;
       this.position = 0;
     }
-    if (this.isLacking(message.vector)) channel.lacking = message.vector;
+    if (isAnother || this.isLacking(message.vector)) channel.lacking = message.vector;
     this.supply(channel);
     if (channel === this.channel) this.entered(channel);
     else this.flush();

@@ -91,7 +91,26 @@ describe("opening", () => {
     server.crash();
     await pass(2_000);
     expect(read(document)).toBe("abcd");
-    expect(server.line.heard).toContain("open doc  e2 2");
+    // The third is what the other document was told.
+    expect(server.line.heard).toContain("open doc  e2 3");
+  });
+
+  it("tells another document what was deleted in this one", async () => {
+    const server = new Server();
+    const document = await openDocument(server);
+    type(document, "abc");
+    await pass(100);
+    textOf(document.doc).delete(0, 1);
+    await pass(100);
+    // It is made anew, of a copy from before the deletion.
+    const room = server.room("doc");
+    room.log.pop();
+    room.epoch = "e2";
+    server.crash();
+    expect(textOf(room.disk).toString()).toBe("abc");
+    await pass(2_000);
+    expect(document.saved).toBe(true);
+    expect(textOf(room.disk).toString()).toBe("bc");
   });
 
   it("remembers no position before it has all that this counts", async () => {
