@@ -337,7 +337,10 @@ export class CollabDocument extends Teller<DocumentEvents> {
         for (const client of this.presence.hear(message.states)) channel.seen.add(client);
         return;
       case "Message":
-        this.emit("message", [message.payload, message.user, this]);
+        // It comes on both connections while we move.
+        if (channel === this.channel) {
+          this.emit("message", [message.payload, message.user, this]);
+        }
         return;
       case "TokenWanted":
         // A fixed one was shown already.

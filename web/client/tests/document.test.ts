@@ -698,6 +698,24 @@ describe("messages", () => {
     expect(server.lines[0]!.heard).toContain("message zoë");
   });
 
+  it("come once also to who moves", async () => {
+    const server = new Server();
+    const one = await openDocument(server);
+    const two = await openDocument(server);
+    const got: number[] = [];
+    two.on("message", ([number]) => got.push(number!));
+    server.line.send(0, 2, (to) => {
+      for (const number of [0, 0]) encoding.writeVarUint(to, number);
+    });
+    for (let number = 0; number < 60; number += 1) {
+      one.send(new Uint8Array([number]));
+      await pass(3);
+    }
+    await pass(1_000);
+    expect(server.lines[1]!.over).toBe(true);
+    expect(new Set(got).size).toBe(got.length);
+  });
+
   it("are not sent without a connection, and not later", async () => {
     const server = new Server();
     const document = await openDocument(server);
