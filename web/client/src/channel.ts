@@ -1,5 +1,6 @@
 /** A document's place on one connection: what was said there, and how far it is. */
 
+import type { Token } from "./client.js";
 import type { Link, Seat } from "./link.js";
 import type { ClientDocumentMessage, ServerDocumentMessage } from "./wire.js";
 
@@ -19,6 +20,8 @@ export class Channel implements Seat {
   /** Whether pieces came after which Synced is to follow. */
   behind = false;
   epoch = "";
+  /** What shows who we are, as far as the server knows. */
+  token: Token | null = null;
   /** What the server had, if it lacks something and was not told yet. */
   lacking: Uint8Array | null = null;
   /** The octets that will have been received when all pieces have. */

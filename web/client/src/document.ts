@@ -66,6 +66,9 @@ const OVERHEAD = 64;
 /** How long the browser may take to read what it kept, in milliseconds. */
 const LOADING = 5_000;
 
+/** How long the application may take to fetch a token, in milliseconds. */
+const FETCHING = 30_000;
+
 export class CollabDocument extends Teller<DocumentEvents> {
   readonly name: string;
   readonly doc: Y.Doc;
@@ -269,8 +272,10 @@ export class CollabDocument extends Teller<DocumentEvents> {
 
   /** @internal Show the server a new token. */
   showToken(): void {
-    if (this.channel?.opened) void this.provide(this.channel);
-    else if (this.problem?.code === UNKNOWN || this.problem?.code === DENIED) this.retry();
+    for (const channel of [this.channel, this.spare]) {
+      if (channel?.opened) void this.provide(channel);
+    }
+    if (isOfToken(this.problem?.code)) this.retry();
   }
 
   /** @internal Tell how it stands, if that has changed. */
@@ -412,7 +417,10 @@ export class CollabDocument extends Teller<DocumentEvents> {
   private ask(channel: Channel): void {
     const token = this.currentToken;
     // At once if possible, so that it goes out with Hello.
-    if (typeof token === "string") return this.introduce(channel, token);
+    if (typeof token === "string") {
+      channel.token = token;
+      return this.introduce(channel, token);
+    }
     void this.fetchToken(channel).then((token) => {
       if (token !== null && this.has(channel)) this.introduce(channel, token);
     });
@@ -439,8 +447,12 @@ export class CollabDocument extends Teller<DocumentEvents> {
   /** A token, or null if there is none now; a document that needs one then waits. */
   private async fetchToken(channel: Channel): Promise<string | null> {
     const token = this.currentToken;
+    channel.token = token;
     try {
-      return typeof token === "function" ? await token(this.name) : token;
+      if (typeof token === "string") return token;
+      const fetched = await within(token(this.name), FETCHING);
+      if (typeof fetched === "string") return fetched;
+      throw new TypeError("it is not a text");
     } catch (error) {
       if (this.has(channel)) {
         const reason = `There is no token: ${error instanceof Error ? error.message : String(error)}`;
@@ -481,6 +493,7 @@ export class CollabDocument extends Teller<DocumentEvents> {
     }
     if (isAnother || this.isLacking(message.vector)) channel.lacking = message.vector;
     this.supply(channel);
+    if (channel.token !== this.currentToken) void this.provide(channel);
     if (channel === this.channel) this.entered(channel);
     else this.flush();
   }
@@ -511,7 +524,9 @@ export class CollabDocument extends Teller<DocumentEvents> {
       this.spare = null;
       return this.client.synced(channel.link);
     }
-    const policy = readCode(code);
+    // Another token may have come meanwhile.
+    const isStale = isOfToken(code) && channel.token !== this.currentToken;
+    const policy = isStale ? "retry" : readCode(code);
     this.lost();
     this.problem = { code, reason, final: policy !== "retry" };
     if (policy === "retry") {
@@ -641,14 +656,18 @@ export class CollabDocument extends Teller<DocumentEvents> {
   }
 }
 
-/** The same promise, but rejected if it takes longer than so many milliseconds. */
-async function within<Value>(promise: Promise<Value>, time: number): Promise<Value> {
+function isOfToken(code: number | undefined): boolean {
+  return code === UNKNOWN || code === DENIED;
+}
+
+/** The same value, but rejected if it takes longer than so many milliseconds. */
+async function within<Value>(value: Value | Promise<Value>, time: number): Promise<Value> {
   let timer;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error("it takes too long")), time);
   });
   try {
-    return await Promise.race([promise, late]);
+    return await Promise.race([value, late]);
   } finally {
     clearTimeout(timer);
   }

@@ -586,6 +586,58 @@ describe("tokens", () => {
     await pass(100);
     expect(heard(server).at(-1)).toBe("token b");
   });
+
+  it("that are changed while the document is opened are shown", async () => {
+    const server = new Server();
+    const client = connect(server, { token: "a" });
+    new CollabDocument(client, "doc");
+    await pass(25);
+    expect(server.line.heard).toContain("open doc a  0");
+    client.setToken("b");
+    await pass(100);
+    expect(heard(server).at(-1)).toBe("token b");
+  });
+
+  it("that are changed while the old one is refused are tried", async () => {
+    const server = new Server();
+    const client = connect(server, { token: "a" });
+    const document = new CollabDocument(client, "doc");
+    server.room("doc").closing = 4401;
+    await pass(25);
+    server.room("doc").closing = null;
+    client.setToken("b");
+    await pass(1_000);
+    expect(document.status).toBe("connected");
+    expect(heard(server)).toContain("open doc b  0");
+  });
+
+  it("that are changed while the document moves are shown there, too", async () => {
+    const server = new Server();
+    const client = connect(server, { token: "a" });
+    new CollabDocument(client, "doc");
+    await pass(100);
+    server.line.send(0, 2, (to) => {
+      for (const number of [0, 0]) encoding.writeVarUint(to, number);
+    });
+    await pass(36);
+    expect(server.lines.length).toBe(2);
+    client.setToken("b");
+    await pass(1_000);
+    expect(server.lines[0]!.over).toBe(true);
+    expect(heard(server)).toContain("token b");
+  });
+
+  it.each<[string, () => Promise<string>]>([
+    ["never come", () => new Promise(() => {})],
+    ["are none", async () => undefined as unknown as string],
+  ])("that %s are asked for again", async (_, none) => {
+    const server = new Server();
+    let asked = 0;
+    const token = async (): Promise<string> => ((asked += 1) === 1 ? none() : "t");
+    const document = await openDocument(server, "doc", { token });
+    await pass(35_000);
+    expect(document.status).toBe("connected");
+  });
 });
 
 describe("presence", () => {
