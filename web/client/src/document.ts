@@ -329,6 +329,8 @@ export class CollabDocument extends Teller<DocumentEvents> {
       case "Refused":
         if (channel !== this.channel) return;
         this.edits.refused(message.sequence);
+        // Over HTTP, what was said first may come last.
+        if (channel.writable) this.later(channel, () => this.flush());
         this.emit("refused", [message.reason, this]);
         return;
       case "Access":
@@ -456,18 +458,19 @@ export class CollabDocument extends Teller<DocumentEvents> {
     } catch (error) {
       if (this.has(channel)) {
         const reason = `There is no token: ${error instanceof Error ? error.message : String(error)}`;
-        if (channel.asked) this.tokenLater(channel);
+        if (channel.asked) this.later(channel, () => void this.provide(channel));
         else this.wasClosed(channel, 0, reason);
       }
       return null;
     }
   }
 
-  private tokenLater(channel: Channel): void {
+  /** Try something again after some time, if the channel is still there. */
+  private later(channel: Channel, act: () => void): void {
     channel.attempt += 1;
     setTimeout(
       () => {
-        if (this.has(channel)) void this.provide(channel);
+        if (this.has(channel)) act();
       },
       backOff(channel.attempt, this.client.random),
     );

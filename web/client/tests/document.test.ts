@@ -446,6 +446,19 @@ describe("access", () => {
     expect(document.unsaved).toBe(1);
   });
 
+  it("that is given before a refusal arrives lets out what was refused", async () => {
+    const server = new Server();
+    const document = await openDocument(server);
+    server.room("doc").writable = false;
+    type(document, "a");
+    await pass(25);
+    server.room("doc").writable = true;
+    await pass(5_000);
+    expect(document.access).toBe("write");
+    expect(document.saved).toBe(true);
+    expect(textOf(server.room("doc").disk).toString()).toBe("a");
+  });
+
   it("that is given lets out what waited", async () => {
     const server = new Server();
     const room = server.room("doc");
