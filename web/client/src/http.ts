@@ -293,7 +293,8 @@ class HttpCarrier implements Carrier {
       clearTimeout(timer);
     }
     if (this.listening !== listening || this.over) return;
-    const took = Date.now() - began;
+    // A clock may be set back.
+    const took = Math.max(0, Date.now() - began);
     this.listening = null;
     this.wasCut = fault !== null;
     if (this.wasCut) for (const track of this.tracks.values()) track.cut();

@@ -216,6 +216,9 @@ export class Link {
     const now = Date.now();
     const late = now - this.looked > TICK + SLEPT;
     this.looked = now;
+    // A clock may be set back.
+    this.heard = Math.min(this.heard, now);
+    if (this.doubted !== null) this.doubted = Math.min(this.doubted, now);
     // A Ping waits behind what is sent before it: that this goes out is an answer, too.
     const { buffered } = this.carrier;
     if (this.doubted !== null && buffered < this.buffered) this.doubted = now;

@@ -259,6 +259,15 @@ describe("a dead connection", () => {
     expect(server.lines.length).toBe(2);
   });
 
+  it("is found also if the clock is set back", async () => {
+    const server = new Server();
+    await openDocument(server);
+    server.line.dead = true;
+    vi.setSystemTime(Date.now() - 3_600_000);
+    await pass(40_000);
+    expect(server.lines.length).toBe(2);
+  });
+
   it("is not assumed while something large is on its way out", async () => {
     const server = new Server();
     await openDocument(server);

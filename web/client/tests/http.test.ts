@@ -248,6 +248,16 @@ describe.each(transports)("$name", (transport) => {
     expect(textOf(server.room("doc").disk).toString()).toBe("a");
   });
 
+  it("a clock that is set back holds up nothing", async () => {
+    const one = await openDocument(server, "doc", by);
+    vi.setSystemTime(Date.now() - 3_600_000);
+    server.crash();
+    await pass(30_000);
+    server.edit("doc", (doc) => textOf(doc).insert(0, "a"));
+    await pass(1_000);
+    expect(read(one)).toBe("a");
+  });
+
   it("a server that is silent is given up", async () => {
     const one = await openDocument(server, "doc", by);
     server.mode = "silent";
