@@ -41,6 +41,9 @@ const REACHED = "reached";
 
 const ALL = [UPDATES, UNSAVED, REACHED];
 
+/** Where in the latter the database's own name is: no key of a document. */
+const SELF: IDBValidKey = [];
+
 /** Keep documents in IndexedDB. */
 export function indexedDb({ database = "collab" }: PersistenceOptions = {}): IndexedDb {
   let opened: Promise<IDBDatabase> | undefined;
@@ -59,6 +62,7 @@ export function indexedDb({ database = "collab" }: PersistenceOptions = {}): Ind
         if (name === undefined) transaction.objectStore(store).clear();
         else transaction.objectStore(store).delete(store === REACHED ? name : rowsOf(name));
       }
+      if (name === undefined) transaction.objectStore(REACHED).put(newId(), SELF);
       await finished(transaction);
     },
   };
@@ -73,6 +77,8 @@ class IndexedShelf implements Shelf {
   private writing: Promise<void> | null = null;
   private failed = false;
   private rows = 0;
+  /** The name of the database that it is in; undefined until the first look. */
+  private self: unknown;
 
   constructor(name: string, open: () => Promise<IDBDatabase>) {
     this.name = name;
@@ -89,7 +95,9 @@ class IndexedShelf implements Shelf {
     const unsaved = transaction.objectStore(UNSAVED).getAll(rowsOf(this.name));
     const names = transaction.objectStore(UNSAVED).getAllKeys(rowsOf(this.name));
     const reached = transaction.objectStore(REACHED).get(this.name);
+    const self = transaction.objectStore(REACHED).get(SELF);
     await finished(transaction);
+    this.self ??= self.result;
     this.rows += updates.result.length;
     return {
       updates: updates.result,
@@ -148,8 +156,14 @@ class IndexedShelf implements Shelf {
         const queue = this.queue;
         this.queue = [];
         const transaction = database.transaction(ALL, "readwrite");
-        for (const write of queue) write(transaction);
-        if (this.rows > MANY) this.join(transaction);
+        const self = transaction.objectStore(REACHED).get(SELF);
+        self.onsuccess = () => {
+          // The browser's storage may have been cleared, and with it what was there.
+          this.self ??= self.result;
+          if (this.self !== self.result) return transaction.abort();
+          for (const write of queue) write(transaction);
+          if (this.rows > MANY) this.join(transaction);
+        };
         await finished(transaction);
       }
     } catch (error) {
@@ -195,6 +209,7 @@ function openDatabase(name: string, closed: () => void): Promise<IDBDatabase> {
     const request = indexedDB.open(name, VERSION);
     request.onupgradeneeded = () => {
       for (const store of ALL) request.result.createObjectStore(store);
+      request.transaction!.objectStore(REACHED).put(newId(), SELF);
     };
     request.onerror = () => fail(request.error);
     request.onblocked = () => fail(new Error("another tab has an older version open"));

@@ -344,14 +344,15 @@ describe("a browser that keeps nothing", () => {
     await pass(100);
     type(document, "b");
     await pass(100);
-    expect(document.saved).toBe(true);
+    expect([document.saved, document.kept]).toEqual([true, false]);
     expect(textOf(server.room("doc").disk).toString()).toBe("ab");
     warned.mockRestore();
     // And a page that is loaded afterwards starts anew.
     document.destroy();
     const next = await load(server);
     expect(read(next)).toBe("ab");
-    expect(server.line.heard[1]).toBe("open doc  e1 2");
+    expect(server.line.heard[1]).toBe("open doc   0");
+    expect(next.kept).toBe(true);
   });
 });
 
