@@ -177,7 +177,9 @@ class Hall {
     this.guests.set(port, guest);
     if (this.leads) guest.attach(this.hub());
     else {
-      void this.ready.then(() => this.post({ type: "open", port, tab: this.tab }));
+      void this.ready.then(() => {
+        if (this.guests.has(port)) this.post({ type: "open", port, tab: this.tab });
+      });
       // A leader whose tab is frozen answers nothing, and keeps the lock.
       guest.wait(() => guest.connect(this.transport, this.url), ANSWER);
     }
@@ -352,8 +354,10 @@ class Guest implements Carrier {
   close(code: number, reason: string): void {
     if (this.over) return;
     this.forget();
-    if (this.isRemote) this.hall.post({ type: "close", port: this.port, code, reason });
-    this.carrier?.close(code, reason);
+    // Also if nobody has let us in: who was frozen may do so yet.
+    if (this.carrier === null) {
+      this.hall.post({ type: "close", port: this.port, code, reason });
+    } else this.carrier.close(code, reason);
   }
 
   end(code: number, reason: string): void {

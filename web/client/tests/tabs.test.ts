@@ -139,6 +139,24 @@ describe("tabs", () => {
     await until(() => alive(server) === 0);
   });
 
+  it("leave nothing behind either if they were about to be let in", async () => {
+    const server = createServer();
+    const one = open(server);
+    await until(() => one.document.synced);
+    const post = vi.spyOn(BroadcastChannel.prototype, "postMessage");
+    const two = open(server, "other");
+    post.mockImplementation(function (this: BroadcastChannel, message) {
+      post.mockRestore();
+      this.postMessage(message);
+      // The tab stays open.
+      two.client.destroy();
+    });
+    await until(() => two.document.status === "disconnected" && two.client.link === null);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    one.document.destroy();
+    await until(() => alive(server) === 0);
+  });
+
   it("come back together when the connection is lost", async () => {
     const server = createServer();
     const tabs = [open(server), open(server)];
