@@ -16,9 +16,11 @@ type Encoder = encoding.Encoder;
 export class Room {
   epoch = "e1";
   log: { update: Uint8Array; vector: Uint8Array }[] = [];
+  /** How much of the log is in memory; others may have written what is behind it. */
+  position = 0;
   fresh: { update: Uint8Array; from: Place; sequence: number }[] = [];
   /** What the log adds up to. */
-  readonly folded = new Y.Doc();
+  folded = new Y.Doc();
   doc = new Y.Doc();
   places = new Set<Place>();
   states = new Map<number, { clock: number; state: string; owner: Place; heir?: Place }>();
@@ -116,6 +118,8 @@ export class Line {
 }
 
 export class Server {
+  /** The other servers of the same database. */
+  readonly others: Server[] = [];
   readonly rooms = new Map<string, Room>();
   readonly lines: Line[] = [];
   /** Milliseconds one way. */
@@ -165,8 +169,24 @@ export class Server {
 
   room(name: string): Room {
     let room = this.rooms.get(name);
-    if (room === undefined) this.rooms.set(name, (room = new Room()));
+    if (room === undefined) {
+      this.rooms.set(name, (room = new Room()));
+      for (const other of this.others) {
+        const { log, folded } = other.room(name);
+        Object.assign(room, { log, folded });
+      }
+      this.catchUp(room);
+    }
     return room;
+  }
+
+  /** Read what other servers wrote, and pass it on. */
+  catchUp(room: Room): void {
+    for (const { update } of room.log.slice(room.position)) {
+      Y.applyUpdate(room.doc, update);
+      room.position += 1;
+      this.relay(room, update, null);
+    }
   }
 
   /** The newest connection. */
@@ -179,6 +199,7 @@ export class Server {
     for (const room of this.rooms.values()) {
       room.fresh = [];
       room.doc = room.disk;
+      room.position = room.log.length;
       room.states.clear();
     }
     for (const line of this.lines) line.end(code);
@@ -186,19 +207,23 @@ export class Server {
 
   /** Put on disk what is in memory, and say so. */
   commit(): void {
-    for (const room of this.rooms.values()) {
+    for (const [name, room] of this.rooms) {
       const fresh = room.fresh;
+      if (fresh.length > 0) this.catchUp(room);
       room.fresh = [];
       const saved = new Map<Place, number>();
       for (const { update, from, sequence } of fresh) {
         this.append(room, update);
         saved.set(from, sequence);
       }
+      for (const other of fresh.length > 0 ? this.others : []) {
+        setTimeout(() => other.catchUp(other.room(name)), this.latency);
+      }
       for (const [place, sequence] of saved) {
         if (this.mute || place.line.places.get(place.channel) !== place) continue;
         place.send(8, (to) => {
           encoding.writeVarUint(to, sequence);
-          encoding.writeVarUint(to, room.log.length);
+          encoding.writeVarUint(to, room.position);
         });
       }
     }
@@ -239,6 +264,7 @@ export class Server {
   private append(room: Room, update: Uint8Array): void {
     Y.applyUpdate(room.folded, update);
     room.log.push({ update, vector: Y.encodeStateVector(room.folded) });
+    room.position = room.log.length;
   }
 
   private relay(room: Room, update: Uint8Array, from: Place | null): void {
@@ -246,7 +272,7 @@ export class Server {
       if (place === from) continue;
       place.send(2, (to) => {
         // All that was committed before was relayed before.
-        encoding.writeVarUint(to, room.fresh.length > 0 ? 0 : room.log.length);
+        encoding.writeVarUint(to, room.fresh.length > 0 ? 0 : room.position);
         encoding.writeVarUint8Array(to, update);
       });
     }
@@ -346,6 +372,7 @@ export class Server {
       });
       return;
     }
+    if (asked.position > room.position) this.catchUp(room);
     const place = new Place(line, channel, room, asked.token);
     const before = line.places.get(channel);
     line.places.set(channel, place);
@@ -368,13 +395,14 @@ export class Server {
     const at = room.log[asked.position - 1];
     let pieces: Uint8Array[];
     const fresh = room.fresh.map(({ update }) => update);
-    if (theirs.size === 0) pieces = [...room.log.map(({ update }) => update), ...fresh];
+    const log = room.log.slice(0, room.position);
+    if (theirs.size === 0) pieces = [...log.map(({ update }) => update), ...fresh];
     else if (asked.epoch === room.epoch && at !== undefined && covers(at.vector)) {
-      const slice = room.log.slice(asked.position).map(({ update }) => update);
+      const slice = log.slice(asked.position).map(({ update }) => update);
       pieces = [...slice, ...fresh];
     } else pieces = [Y.encodeStateAsUpdate(room.doc, asked.vector)];
 
-    const head = room.log.length;
+    const head = room.position;
     place.send(0, (to) => {
       encoding.writeUint8(to, room.writable ? 1 : 0);
       encoding.writeVarString(to, room.epoch);
