@@ -549,7 +549,7 @@ describe("an application that acts when it is told", () => {
     document.on(event, () => {
       if (!document.synced) client.connect();
     });
-    server.crash();
+    server.line.end(1006);
     await pass(30_000);
     expect(document.synced).toBe(true);
     expect(client.status).toBe("connected");
@@ -570,7 +570,7 @@ describe("an application that acts when it is told", () => {
     document.on(event, () => {
       if (!document.synced) client.disconnect();
     });
-    server.crash();
+    server.line.end(1006);
     await pass(30_000);
     expect(client.status).toBe("disconnected");
     expect(seen).toEqual(["disconnected"]);
