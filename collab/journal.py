@@ -224,7 +224,7 @@ class Journal:
     def _save(self, room: Room, append: Append, appended: Appended) -> None:
         room.document_id = appended.document_id
         count = len(append.updates)
-        size = room.saved(count, appended.head)
+        size = room.saved(count, appended.head, appended.mixed)
         self.on_saved(Saved(room, appended.head, count, size))
         if room.ledger.unsaved:
             self.dirty[room] = None

@@ -434,14 +434,15 @@ class Room:
 
     # What the log says.
 
-    def saved(self, count: int, head: int = 0) -> int:
+    def saved(self, count: int, head: int = 0, mixed: bool = False) -> int:
         """Acknowledge the first ``count`` unsaved updates: the log has them now.
 
         Returns how many bytes they had. If the log ends at ``head``, and others haven't
-        appended to it too, that is now the position.
+        appended to it too, that is now the position. ``mixed`` says that something of
+        others is between these.
         """
         self.head = max(self.head, head)
-        if head - count == self.position:
+        if head - count == self.position and not mixed:
             self.reach(head, [update for update, _ in self.ledger.unsaved[:count]])
         size, told = self.ledger.settle(count)
         for session, receipts in told.items():

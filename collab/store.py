@@ -80,6 +80,8 @@ class Appended(NamedTuple):
 
     document_id: int
     head: int
+    mixed: bool = False
+    """Whether there is something of others between what was appended."""
 
 
 class _Doubt(NamedTuple):
@@ -269,7 +271,7 @@ class Store:
                 gains = []
                 rows: list[Entry] = []
                 for name, news in updates.items():
-                    document_id, head = place = places[name]
+                    document_id, head, _ = place = places[name]
                     known = self._stored(connection, place, news)
                     attempt = _Doubt(head, len(known), len(news) - len(known))
                     for update, author in news[len(known) :]:
@@ -302,10 +304,13 @@ class Store:
         appended = []
         reached = dict.fromkeys(updates, 0)
         for entry in batch:
-            at = reached[entry.name] = reached[entry.name] + len(entry.updates)
+            before = reached[entry.name]
+            at = reached[entry.name] = before + len(entry.updates)
             place = places[entry.name]
             if at:
-                place = Appended(place.document_id, positions[entry.name][at - 1])
+                own = positions[entry.name][min(before, at - 1) : at]
+                mixed = own[-1] - own[0] >= len(own)
+                place = Appended(place.document_id, own[-1], mixed)
             appended.append(place)
         return appended
 

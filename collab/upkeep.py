@@ -117,11 +117,11 @@ def bring_in(
         size += len(update)
         if size > BATCH_SIZE or number == len(news) - 1:
             [appended] = store.append([Append(name, batch, document_id)])
-            document_id, head = appended
+            document_id, head, _ = appended
             batch, size = [], 0
     if not news and not stored.head:
         # Nothing is in it, but there it is.
-        [(_, head)] = store.append([Append(name, [], document_id)])
+        [(_, head, _)] = store.append([Append(name, [], document_id)])
     return Import(head, len(news), len(document.parked))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from collab.catalog import Catalog
 from collab.errors import DatabaseUnreachable, Deadlock, DocumentGone, StoreError
-from collab.store import Append, Row, Store, Stored
+from collab.store import Append, Appended, Row, Store, Stored
 from tests.databases import DatabaseServer, through
 from tests.proxy import Proxy
 from tests.stores import (
@@ -173,7 +173,7 @@ def test_nothing_is_left_of_what_was_written_while_it_was_purged(
     catalog = Catalog(store.database)
     rooms = [f"doc{n}" for n in range(10)]
     batch = [Append(room, [(b"secret", "secret")] * 3) for room in rooms]
-    for (_, head), room in zip(store.append(batch), rooms, strict=True):
+    for (_, head, _), room in zip(store.append(batch), rooms, strict=True):
         document_id = id_of(store, room)
 
         def write(room: str = room) -> None:
@@ -362,6 +362,29 @@ def test_each_document_of_a_commit_in_doubt_is_stored_once(store: Store) -> None
     batch.append(Append("d", [(b"d", None)]))
     assert [appended.head for appended in store.append(batch[2:])] == [1, 1]
     assert [logged(store, name) for name in "abcd"] == [[b"a"], [b"b"], [b"c"], [b"d"]]
+
+
+def test_what_others_appended_behind_a_lost_answer_is_noticed(
+    store: Store, other: Store
+) -> None:
+    append(store, "doc", b"before")
+    for number, between in enumerate(([], [b"x"], [b"x", b"y"])):
+        name = f"doc {number}"
+        lose(store, True, name, b"1", b"2")
+        append(other, name, *between)
+        news: list[tuple[bytes, str | None]] = [(b"1", None), (b"2", None)]
+        batch = [Append(name, news), Append(name, []), Append(name, [(b"3", None)] * 2)]
+        head = 4 + len(between)
+        assert store.append(batch) == [
+            Appended(id_of(store, name), 2),
+            Appended(id_of(store, name), 2),
+            Appended(id_of(store, name), head),
+        ]
+        lose(store, True, name, b"4")
+        append(other, name, *between)
+        (appended,) = store.append([Append(name, [(b"4", None), (b"5", None)])])
+        assert appended.head == head + 2 + len(between)
+        assert appended.mixed == bool(between)
 
 
 def test_whatever_is_lost_each_update_is_stored_once_and_in_order(

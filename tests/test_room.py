@@ -302,6 +302,20 @@ def test_several_acknowledgements_are_one_write(server: Server) -> None:
     assert updates(alice.hears()) == [FIRST, SECOND, THIRD]
 
 
+def test_what_others_have_appended_is_not_passed_over(server: Server) -> None:
+    room, alice = server.room, server.guest()
+    alice.says(Update(FIRST), Update(SECOND))
+    room.saved(1, 3)  # Behind others.
+    assert (room.position, room.head) == (0, 3)
+    room.reach(2, [])
+    room.saved(1, 3)
+    assert room.position == 3
+    alice.says(Update(THIRD), Update(FOURTH))
+    room.reach(4, [THIRD])  # It was there, although the answer was lost.
+    room.saved(2, 6, mixed=True)  # Others are at 5.
+    assert (room.position, room.head) == (4, 6)
+
+
 def test_who_left_is_not_acknowledged(server: Server) -> None:
     alice, bob = server.guests(2)
     alice.says(Update(FIRST))
