@@ -302,11 +302,13 @@ class NativeConnection(Places[int, Message, Berth]):
         if vector != b"\x00":
             steps = room.diff_steps(vector)
             return await _cut(await self._run(room, steps, large))
-        if room.welcome.pieces is None:
-            steps = room.encode_steps()
-            state = await self._run(room, steps, large)
-            room.welcome.cut(state, await _cut(state))
-        return room.welcome.parts(room.fresh)
+        pieces, since = room.welcome.parts(room.fresh)
+        if pieces is None:
+            # It may be forgotten meanwhile, and encoded anew.
+            state = await self._run(room, room.encode_steps(), large)
+            pieces = await _cut(state)
+            room.welcome.cut(state, pieces)
+        return [*pieces, *since]
 
     async def _run(
         self, room: Room, steps: Generator[None, None, bytes], large: bool

@@ -62,12 +62,17 @@ class Welcome:
         if state is self.state:
             self.pieces = pieces
 
-    def parts(self, fresh: Sequence[tuple[bytes, Author | None]]) -> list[bytes]:
-        """The document in pieces that build upon each other."""
-        assert self.pieces is not None
+    def parts(
+        self, fresh: Sequence[tuple[bytes, Author | None]]
+    ) -> tuple[list[bytes] | None, list[bytes]]:
+        """The state in pieces, if it was cut, and the updates since.
+
+        These build upon each other.
+        """
         self._used = True
-        since = [update for update, _ in (*self._recent, *fresh)]
-        return [*self.pieces, *since]
+        if self.state is None:
+            return None, []
+        return self.pieces, [update for update, _ in (*self._recent, *fresh)]
 
     def encode_piece(self, encoding: Encoding, piece: bytes) -> bytes:
         """Encode a piece, unless that was done already for somebody else."""

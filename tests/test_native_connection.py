@@ -16,6 +16,7 @@ from pycrdt import Doc, Text
 from benchmarks.documents import typed
 from collab.asgi import PayloadEncodings
 from collab.auth import Access, Attempt, Grant, Visitor
+from collab.contents import finish
 from collab.errors import CollabError, NothingOpened, ProtocolError, QuotaExceeded
 from collab.hub import Hub
 from collab.joining import Joined
@@ -228,6 +229,31 @@ async def test_a_large_document_comes_in_pieces_that_can_be_applied(hub: Hub) ->
     room = hub.rooms["d"].document
     assert doc.get_state() == Doc.get_state(room.doc)
     assert synced == ("Synced", 1)
+
+
+@pytest.mark.parametrize("encoded", ["before", "now"])
+async def test_a_state_may_be_forgotten_while_it_is_cut(hub: Hub, encoded: str) -> None:
+    ann, bob = Client(hub), Client(hub)
+    await ann.say(1, opening())
+    await ann.say(1, edit(1, Joined(typed(200_000)).encode()))
+    room = hub.rooms["d"]
+    room.welcome.forget()
+    if encoded == "before":
+        finish(room.encode_steps())  # For a client of another kind.
+    await ann.say(1, edit(2, insert(99, "x", root="other")))
+    assert bob.connection.receive(b"\x01" + opening()) is None
+    while room.welcome.state is None or not bob.connection.places[1].room:
+        await asyncio.sleep(0)
+    assert room.welcome.pieces is None
+    room.welcome.forget()  # As after a burst of edits, or when nobody wanted it lately.
+    await bob.settle(1)
+    doc: Doc[Any] = Doc()
+    for name, *values in bob.hears():
+        if name == "Piece":
+            doc.apply_update(values[0])
+    assert bob.refusals == []
+    assert str(doc.get("other", type=Text)) == "x"
+    assert doc.get_state() == Doc.get_state(room.document.doc)
 
 
 async def test_a_document_that_is_open_twice_is_told_what_fills_the_transport(
