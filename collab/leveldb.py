@@ -42,6 +42,13 @@ FOOTER = 48
 TRAILER = 5
 """Bytes behind a block of a table: how it is compressed, and its checksum."""
 
+LEVELS = 7
+"""Of tables. A table is in one of them."""
+
+KEYS = 64
+"""A block's keys may be so many times as long as the block, in which each begins with
+as much of the one before as it says. LevelDB writes every 16th of them whole."""
+
 CACHED_BLOCKS = 16
 """Blocks of tables that are remembered: neighbouring documents share them."""
 
@@ -51,6 +58,8 @@ CACHED_INDEXES = 256
 _HEADER = struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _VALUE = 1
+_NEWEST = -(2**56)
+"""Less than any age."""
 
 
 class Entry(NamedTuple):
@@ -124,28 +133,35 @@ class LevelDB:
 
     def _load(self) -> None:
         for _ in range(ATTEMPTS):
+            manifest = None
             try:
-                self.version = _Version(self._manifest(), f"manifest in {self.folder}")
+                manifest = self._manifest()
+                self.version = _Version(manifest, f"manifest in {self.folder}")
                 logs = self._logs(self.version)
                 # A log that became a table meanwhile would be in neither.
                 if self._current():
                     break
             except FileNotFoundError:
-                continue  # Removed since it was named: a newer manifest names others.
+                # Removed since it was named? Then a newer manifest names others.
+                if manifest is not None and self._current():
+                    raise self._lacking() from None
             except OSError as exc:
                 message = f"cannot read {self.folder}: {exc.strerror}"
                 raise ImportFailed(f"{message}; try as a user who may") from exc
         else:
-            raise ImportFailed(
-                f"{self.folder} lacks files, or changes all the time; stop the server"
-                " that uses it and try again, or restore a backup"
-            )
+            raise self._lacking()
         self.tables = list(self.version.tables.values())
         self.recent: list[Entry] = []
         for path, log in logs.items():
             for batch in _records(log, str(path)):
                 self.recent += _parsed(_read_batch, batch, str(path))
         self.recent.sort(key=_ORDER)
+
+    def _lacking(self) -> ImportFailed:
+        return ImportFailed(
+            f"{self.folder} lacks files, or changes all the time; stop the server that"
+            " uses it and try again, or restore a backup"
+        )
 
     def _merged(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = bisect_left(self.recent, first, key=lambda entry: entry.key)
@@ -172,26 +188,35 @@ class LevelDB:
 
     def _manifest(self) -> bytes:
         current = self.folder / "CURRENT"
-        name = current.read_bytes().removesuffix(b"\n")
+        name = _contents(current).removesuffix(b"\n")
         if not name.startswith(b"MANIFEST-") or not name[9:].isdigit():
             raise _damaged(f"{current} names no manifest")
-        return (self.folder / name.decode()).read_bytes()
+        return _contents(self.folder / name.decode())
 
     def _logs(self, version: _Version) -> dict[Path, bytes]:
         """The logs of which not all is in tables."""
         # The one that the manifest names must be there; there may be newer ones.
         paths = {self._file(version.log, "log")} if version.log else set()
         for path in self.folder.glob("*.log"):
-            number = int(path.stem) if path.stem.isdigit() else 0
+            stem = path.stem
+            number = int(stem) if stem.isascii() and stem.isdigit() else 0
             if number >= version.log or number == version.log_before:
                 paths.add(path)
-        return {path: path.read_bytes() for path in paths}
+        return {path: _contents(path) for path in paths}
 
     def _within(self, table: Table, first: bytes, end: bytes) -> Iterator[Entry]:
+        before = (table.first, _NEWEST)
         for last, at, size in self._index(table):
             # It is between the last key of this block and the first of the next.
-            if last >= first:
+            if last < first:
+                before = (last, _NEWEST)
+            else:
+                until = min(last, table.last)
                 for entry in self._block(table, at, size):
+                    if entry[:2] <= before or entry.key > until:
+                        where = f"{self._path(table)} at byte {at}"
+                        raise _damaged(f"{where} has keys that are not in order")
+                    before = entry[:2]
                     if entry.key >= end:
                         return
                     if entry.key >= first:
@@ -206,9 +231,16 @@ class LevelDB:
         if int.from_bytes(footer[-8:], "little") != MAGIC:
             raise _damaged(f"{where} doesn't end as a table does")
         index = self._entries(table, *_parsed(_read_footer, footer, where))
-        return [
+        blocks = [
             (key[:-8], *_parsed(_read_handle, value, where)) for key, value in index
         ]
+        before, end = b"", 0
+        for key, at, size in blocks:
+            # Otherwise a short index could have a block read a million times.
+            if key < before or at < end:
+                raise _damaged(f"{where} has blocks that are not in order")
+            before, end = key, at + size + TRAILER
+        return blocks
 
     def _read_block(self, table: Table, at: int, size: int) -> list[Entry]:
         entries = []
@@ -238,8 +270,12 @@ class LevelDB:
 
     def _read(self, table: Table, at: int, size: int) -> bytes:
         path = self._path(table)
+        _expect_file(path)
         with path.open("rb") as file:
-            file.seek(max(at, 0))
+            # What is asked for is what the file says; room is made for what is there.
+            if at < 0 or at + size > os.fstat(file.fileno()).st_size:
+                raise _damaged(f"{path} is too short")
+            file.seek(at)
             found = file.read(size)
         if len(found) < size:
             raise _damaged(f"{path} is too short")
@@ -288,6 +324,8 @@ class _Version:
                     self.tables.pop((level, number), None)
                 case 7:
                     level, at = read_uint(edit, at)
+                    if level >= LEVELS:
+                        raise ProtocolError(f"a table in level {level}")
                     number, at = read_uint(edit, at)
                     size, at = read_uint(edit, at)
                     first, at = read_data(edit, at)
@@ -363,12 +401,16 @@ def _read_block(block: bytes) -> list[tuple[bytes, bytes]]:
     end = len(block) - 4 - 4 * whole
     at = 0
     key = b""
+    left = KEYS * len(block)
     entries = []
     while at < end:
         shared, at = read_uint(block, at)
         own, at = read_uint(block, at)
         size, at = read_uint(block, at)
         key = key[:shared] + block[at : at + own]
+        left -= len(key)
+        if left < 0:
+            raise ProtocolError("keys that are too long for their block")
         at += own + size
         entries.append((key, block[at - size : at]))
     if at != end:
@@ -388,6 +430,17 @@ def _read_handle(handle: bytes) -> tuple[int, int]:
     at, behind = read_uint(handle, 0)
     size, _ = read_uint(handle, behind)
     return at, size
+
+
+def _contents(path: Path) -> bytes:
+    _expect_file(path)
+    return path.read_bytes()
+
+
+def _expect_file(path: Path) -> None:
+    """Complain of what would never end, or never begin: a device, or a pipe."""
+    if not path.is_file() and path.exists():
+        raise _damaged(f"{path} is no file")
 
 
 def _parsed(read: Callable[[bytes], T], data: bytes, where: str) -> T:
@@ -435,8 +488,8 @@ def unsnap(data: bytes) -> bytes:
                 back = int.from_bytes(data[at : at + width], "little")
                 size += 1
                 at += width
-        if not 0 < back <= len(out):
-            raise ProtocolError("a copy from before the beginning")
+        if len(out) > length or not 0 < back <= len(out):
+            raise ProtocolError("a copy of what is not there")
         start = len(out) - back
         if back >= size:
             out += out[start : start + size]

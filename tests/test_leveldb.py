@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import time
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collab.errors import ImportFailed, ProtocolError
 from collab.leveldb import LOG_BLOCK, LevelDB, crc32c, unmask, unsnap
+from tests.fuzz.files import MAGIC, Level, lay, long_keys, mask
 from tests.importing import HERE
 from tests.node import node_path, run_node
+from tests.peers import data, uint
 
 EVERYTHING = (b"", b"\xff" * 9)
 
@@ -190,6 +193,121 @@ def test_the_repair_that_is_advised_repairs(tmp_path: Path, small: Path) -> None
     subprocess.run([node_path(), "-e", script, folder], cwd=HERE, check=True)
     found = dict(LevelDB(folder).read(*EVERYTHING))
     assert found
+
+
+# Files that somebody made to look like a LevelDB.
+
+SIZE = 2**40
+"""Bytes that something says it has."""
+
+
+def crafted(
+    folder: Path,
+    *blocks: bytes,
+    index: Callable[[bytes], bytes] = lambda places: places,
+    level: int = 0,
+) -> Path:
+    """A LevelDB with one table, of blocks whose places are told by its index."""
+    writer = Level(random.Random(0), 0.0)
+    table = bytearray()
+    places = []
+    for number, block in enumerate(blocks):
+        place = uint(len(table)) + uint(len(block))
+        places.append((b"k%03d" % number + b"\xff" * 8, index(place)))
+        table += sealed(block)
+    written = writer.block(places)
+    where = uint(len(table)) + uint(len(written))
+    table += sealed(written)
+    table += (b"\x00\x00" + where).ljust(40, b"\x00") + MAGIC.to_bytes(8, "little")
+    keys = data(b"a" + bytes(8)) + data(b"z" + bytes(8))
+    edit = b"\x07" + uint(level) + uint(10) + uint(len(table)) + keys
+    folder.mkdir()
+    (folder / "000010.ldb").write_bytes(table)
+    (folder / "000009.log").write_bytes(b"")
+    (folder / "MANIFEST-000002").write_bytes(writer.log([b"\x02\x09" + edit]))
+    (folder / "CURRENT").write_bytes(b"MANIFEST-000002\n")
+    return folder
+
+
+def sealed(block: bytes) -> bytes:
+    """A block that is not compressed, and its trailer."""
+    return block + b"\x00" + mask(crc32c(block + b"\x00")).to_bytes(4, "little")
+
+
+def block_of(*keys: bytes) -> bytes:
+    """A block in which these are set to nothing."""
+    writer = Level(random.Random(0), 0.0)
+    return writer.block([(key + b"\x01" + bytes(7), b"") for key in keys])
+
+
+FIRST = b"\x00" + uint(len(block_of(b"a")))
+"""The place of a block at the beginning."""
+
+
+def test_what_is_crafted_is_read(tmp_path: Path) -> None:
+    folder = crafted(tmp_path / "level", block_of(b"a"), block_of(b"k0001", b"k001"))
+    found = LevelDB(folder).read(*EVERYTHING)
+    assert found == [(b"a", b""), (b"k0001", b""), (b"k001", b"")]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "options", "says"),
+    [
+        ([block_of(b"a")], {"index": lambda _: b"\x00" + uint(SIZE)}, "is too short"),
+        ([block_of(b"a")], {"index": lambda _: uint(SIZE) + b"\x09"}, "is too short"),
+        (
+            [block_of(b"a")] * 2,
+            {"index": lambda _: FIRST},
+            "blocks that are not",
+        ),
+        ([block_of(b"b", b"a")], {}, "keys that are not in order"),
+        ([block_of(b"a", b"a")], {}, "keys that are not in order"),
+        ([block_of(b"k1")], {}, "keys that are not in order"),
+        ([block_of(b"k0001")] * 2, {}, "keys that are not in order"),
+        ([long_keys()], {}, "keys that are too long for their block"),
+        ([block_of(b"a")], {"level": 5000}, "a table in level 5000"),
+    ],
+)
+def test_what_it_says_of_itself_is_not_believed(
+    tmp_path: Path, blocks: list[bytes], options: dict[str, Any], says: str
+) -> None:
+    folder = crafted(tmp_path / "level", *blocks, **options)
+    with pytest.raises(ImportFailed, match=says):
+        LevelDB(folder).read(*EVERYTHING)
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "MANIFEST-000002", "000009.log"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = crafted(tmp_path / "level", block_of(b"a"))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ImportFailed, match=f"{name} is no file; restore a backup"):
+        LevelDB(folder)
+
+
+def test_a_table_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    folder = crafted(tmp_path / "level", block_of(b"a"))
+    (folder / "000010.ldb").unlink()
+    (folder / "000010.ldb").symlink_to("/dev/zero")
+    with pytest.raises(ImportFailed, match="is no file; restore a backup"):
+        LevelDB(folder).read(*EVERYTHING)
+
+
+@pytest.mark.parametrize("name", ["\u00b2.log", "-1.log", "1e9.log", "x.log"])
+def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
+    folder = crafted(tmp_path / "level", block_of(b"a"))
+    (folder / name).write_bytes(b"no log")
+    assert LevelDB(folder).read(*EVERYTHING) == [(b"a", b"")]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_without_breaking_its_rules_the_writer_writes_what_is_read(
+    tmp_path: Path, seed: int
+) -> None:
+    inputs, expected = Level(random.Random(f"{SEED}/{seed}"), 0.0).make()
+    lay(inputs, tmp_path)
+    found = LevelDB(tmp_path).read(*EVERYTHING)
+    assert found == sorted(expected.items()), f"LEVELDB_SEED={SEED}"
 
 
 # The pieces, against values that are not ours.
