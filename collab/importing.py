@@ -13,17 +13,17 @@ was lost, a document parks what refers to it.
 
 from __future__ import annotations
 
-import math
 import shutil
 import sqlite3
 import struct
 import tempfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import Any
 
 from .document import EMPTY
@@ -44,6 +44,22 @@ SQLITE = b"SQLite format 3\0"
 
 WAL = 2
 """What stands in byte 18 of a database that has a write-ahead log."""
+
+CELL = 4
+"""Bytes that a row takes in a file, at least, beside what is in it."""
+
+SLACK = 2**16
+"""Bytes that a query may find more than the file has: it may be growing."""
+
+STEPS = 20
+"""Steps of SQLite's that a query may take for each byte of the file. It finds a row in
+about as many, and a row has some bytes."""
+
+PAUSE = 100_000
+"""Steps of SQLite's between two looks at how many there were: a millisecond."""
+
+INFLATED = 2**28
+"""Bytes that a document's compressed updates may have, which is much."""
 
 YSTORE = b"VERSION:"
 """The first bytes of a FileYStore; the number and a newline follow."""
@@ -78,7 +94,7 @@ class Unreadable:
 class Source:
     """The documents of a file. Its length is their number."""
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Found]) -> None:
+    def __init__(self, names: Sequence[object], read: Callable[[str], Found]) -> None:
         self._names = names
         self._read = read
 
@@ -88,9 +104,12 @@ class Source:
     def __iter__(self) -> Iterator[Found | Unreadable]:
         for name in self._names:
             try:
+                if not isinstance(name, str):
+                    # SQLite keeps in a column what it is given, whatever its type.
+                    raise ImportFailed("its name is not a text")
                 yield self._read(name)
             except ImportFailed as exc:
-                yield Unreadable(name, str(exc))
+                yield Unreadable(str(name), str(exc))
 
 
 # @hocuspocus/extension-sqlite 1 to 4: one row for each document, its whole state
@@ -134,9 +153,11 @@ def y_leveldb(folder: Path) -> Iterator[Source]:
     names = []
     for key, _ in database.read(_key("v1_sv"), _key("v1_sw")):
         try:
-            name, _ = read_text(key, len(_key("v1_sv")) + 1)
+            name, end = read_text(key, len(_key("v1_sv")) + 1)
         except ProtocolError as exc:
             raise ImportFailed(f"{folder} has a key that is not y-leveldb's") from exc
+        if end != len(key):
+            raise ImportFailed(f"{folder} has a key that is not y-leveldb's")
         names.append(name)
     if not names and not database.empty:
         raise ImportFailed(
@@ -190,30 +211,39 @@ def pycrdt_store(path: Path) -> Iterator[Source]:
 
         def read(name: str) -> Found:
             rows = database.read(updates, name)
-            found = [_inflated(_blob(update)) for update, _ in rows]
+            found = _inflated(update for update, _ in rows)
             if checkpoints and found[:1] in ([], [EMPTY]):
                 # Squashing what isn't compressed, 0.1.3 to 0.1.5 put nothing in the
                 # place of the history. Then a checkpoint has what there is. Otherwise
                 # it only has what pycrdt made of the updates, which may be less.
                 states = database.read(_CHECKPOINT, name)
-                found = [*(_inflated(_blob(state)) for (state,) in states), *found]
+                found = [*_inflated(state for (state,) in states), *found]
             return Found(name, found, _milliseconds(rows[-1][1]) if rows else None)
 
         paths = database.read(_PATHS + _CHECKPOINTED if checkpoints else _PATHS)
         yield Source([name for (name,) in paths], read)
 
 
-def _inflated(update: bytes) -> bytes:
-    """An update as it was before a store's ``compress`` callback, if that was zlib's.
+def _inflated(stored: Iterable[object]) -> list[bytes]:
+    """Updates as they were before a store's ``compress`` callback, if that was zlib's.
 
     What isn't compressed has no valid checksum at the end.
     """
-    if update[:1] not in (b"\x78", b"\x1f"):
-        return update
-    try:
-        return zlib.decompress(update, zlib.MAX_WBITS | 32)  # zlib's or gzip's header.
-    except zlib.error:
-        return update
+    updates = []
+    left = INFLATED
+    for value in stored:
+        update = _blob(value)
+        if update[:1] in (b"\x78", b"\x1f"):
+            inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's, or gzip's.
+            with suppress(zlib.error):
+                inflated = inflating.decompress(update, left)
+                left -= len(inflated)
+                if left <= 0:
+                    raise ImportFailed(f"its updates have more than {INFLATED} bytes")
+                if inflating.eof:
+                    update = inflated
+        updates.append(update)
+    return updates
 
 
 def _read_file(path: Path) -> Found:
@@ -250,12 +280,14 @@ def _read_file(path: Path) -> Found:
 def _ends_with_time(log: bytes) -> bool:
     """Whether the log ends as one does whose last record is whole."""
     end = log[-1 - TIME.size :]
-    return end[:1] == uint(TIME.size) and 1e9 < TIME.unpack(end[1:])[0] < 1e10
+    if len(end) != 1 + TIME.size or end[:1] != uint(TIME.size):
+        return False
+    return bool(1e9 < TIME.unpack(end[1:])[0] < 1e10)
 
 
 def _milliseconds(seconds: object) -> int | None:
     """A time in seconds since the epoch, which may be anything."""
-    if isinstance(seconds, float) and math.isfinite(seconds):
+    if isinstance(seconds, float) and 0 <= seconds < 1e12:
         return int(seconds * 1000)
     return None
 
@@ -284,21 +316,27 @@ def apart(state: bytes) -> list[bytes]:
 def _known(parsed: Parsed) -> dict[int, int]:
     """Up to which clock of each client there is nothing missing."""
     known = {c: 0 if ranges[0] else ranges[1] for c, ranges in parsed.ranges.items()}
-    before = None
-    while known != before:
-        before = known.copy()
-        for client, trail in parsed.trails.items():
-            for at in range(0, len(trail), STRIDE):
-                start, how, first, first_clock, second, second_clock = trail[
-                    at : at + STRIDE
-                ]
-                if start >= known[client]:
-                    break
-                if (how & (ORIGIN | INSIDE) and first_clock >= known.get(first, 0)) or (
-                    how & RIGHT and second_clock >= known.get(second, 0)
-                ):
-                    known[client] = start
-                    break
+    # Of each client, what refers to it: up to which clock, by whom, and at which clock.
+    waiting: dict[int, list[tuple[int, int, int]]] = {}
+    for client, trail in parsed.trails.items():
+        for at in range(0, len(trail), STRIDE):
+            start, how, first, first_clock, second, second_clock = trail[
+                at : at + STRIDE
+            ]
+            if how & (ORIGIN | INSIDE):
+                waiting.setdefault(first, []).append((first_clock, client, start))
+            if how & RIGHT:
+                waiting.setdefault(second, []).append((second_clock, client, start))
+    for references in waiting.values():
+        references.sort()
+    lowered = list(waiting)
+    for other in lowered:
+        references = waiting.get(other, [])
+        while references and references[-1][0] >= known.get(other, 0):
+            _, client, start = references.pop()
+            if start < known[client]:
+                known[client] = start
+                lowered.append(client)
     return known
 
 
@@ -324,6 +362,8 @@ def _until(state: bytes, parsed: Parsed, known: Mapping[int, int]) -> bytes:
 
 # SQLite.
 
+_ENDLESS = "there is more in it than a file of its size can hold"
+
 _COLUMNS = "SELECT name FROM pragma_table_info(?)"
 
 
@@ -333,9 +373,15 @@ class _Database:
     A server that is writing to it waits for one document, and not for all of them.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, files: Sequence[Path], connection: sqlite3.Connection
+    ) -> None:
         self._path = path
+        self._files = files
+        """Those that it is in, whatever it says of itself."""
         self._connection = connection
+        self._steps = 0
+        connection.set_progress_handler(self._go_on, PAUSE)
 
     def read(self, query: str, *arguments: str) -> list[tuple[Any, ...]]:
         """All rows of a query.
@@ -343,8 +389,26 @@ class _Database:
         Raises:
             ImportFailed: If the database is damaged, or locked for too long.
         """
+        # A page can be that of many rows, and what looks like a table be a view that
+        # never ends. But what was written cannot be more than the file.
+        states = filter(None, map(_state, self._files))
+        left = SLACK + sum(size for size, _ in states)
+        self._steps = STEPS * left // PAUSE
+        rows = []
         with _translated(self._path):
-            return self._connection.execute(query, arguments).fetchall()
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, left)
+            for row in self._connection.execute(query, arguments):
+                left -= CELL
+                left -= sum(len(v) for v in row if isinstance(v, bytes | str))
+                if left < 0:
+                    raise sqlite3.DatabaseError(_ENDLESS)
+                rows.append(row)
+        return rows
+
+    def _go_on(self) -> bool:
+        """Count steps; return whether it is too many."""
+        self._steps -= 1
+        return self._steps < 0
 
     def columns(self, table: str) -> set[str]:
         """The columns of a table; none, if there is no such table."""
@@ -390,27 +454,42 @@ def _database(path: Path) -> Iterator[_Database]:
         with _translated(path):
             connection = sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)
         stack.callback(connection.close)
-        yield _Database(path, connection)
+        with _translated(path):
+            # What is written there shall do nothing but be read.
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+        yield _Database(path, [real, *logs], connection)
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
+    except (UnicodeDecodeError, MemoryError) as exc:
+        # A name in it is no text, or a length in it is none.
+        raise ImportFailed(
+            f"cannot read {path}: its schema is damaged; restore a backup"
+        ) from exc
     except sqlite3.Error as exc:
-        busy = getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        busy = code == sqlite3.SQLITE_BUSY
         advice = (
             "stop the server that uses it and try again"
             if busy
             else "restore a backup, or try what `sqlite3 FILE .recover` makes of it"
         )
-        raise ImportFailed(f"cannot read {path}: {exc}; {advice}") from exc
+        wrong = _ENDLESS if code == sqlite3.SQLITE_INTERRUPT else str(exc)
+        raise ImportFailed(f"cannot read {path}: {wrong:.300}; {advice}") from exc
 
 
 def _blob(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise ImportFailed(f"where an update should be, there is {value!r:.40}")
+        raise ImportFailed(f"where an update should be, there is {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    return f"a text of {len(value)} letters" if isinstance(value, str) else f"{value!r}"
 
 
 # Files.
@@ -422,6 +501,9 @@ def _head(path: Path) -> bytes:
 
 def _contents(path: Path, size: int = -1) -> bytes:
     try:
+        if S_IFMT(path.stat().st_mode) not in (S_IFREG, S_IFDIR):
+            # A device or a pipe would never end, or never begin.
+            raise ImportFailed(f"{path} is no file; name another")
         with path.open("rb") as file:
             return file.read(size)
     except OSError as exc:

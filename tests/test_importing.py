@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -24,10 +26,12 @@ from pycrdt.store import FileYStore, SQLiteYStore
 from collab.document import EMPTY, Document
 from collab.errors import ImportFailed, UpdateRejected
 from collab.folding import fold
-from collab.importing import KINDS, Found, Unreadable
+from collab.importing import KINDS, Found, Unreadable, apart
 from collab.store import Store
+from tests.fuzz.files import Change, Level
 from tests.importing import HERE, Writer, Written
 from tests.node import node_path
+from tests.peers import uint
 
 # One process writes the files, for all of these.
 pytestmark = pytest.mark.xdist_group("importing")
@@ -519,6 +523,11 @@ async def test_a_file_whose_writer_was_killed_holds_what_is_whole(
     assert lengths == set(range(len(updates)))
 
 
+def test_a_file_whose_writer_was_killed_at_once_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"VERSION:2\n\x08")
+    assert read("pycrdt-store", tmp_path / "file") == {"file": Found("file", [])}
+
+
 @pytest.mark.parametrize("torn", [1, 9, 11, 18])
 async def test_a_file_on_which_another_went_on_is_unreadable(
     torn: int, tmp_path: Path, yjs: Writer
@@ -540,7 +549,179 @@ def test_a_file_of_another_version_is_named_as_such(tmp_path: Path) -> None:
     assert "of another version than 2; move it over with" in found.reason
 
 
+# Files that somebody made to look like a database.
+
+ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t)"
+
+
+def database(path: Path, *statements: str, values: Sequence[object] = ()) -> Path:
+    """An SQLite file, of statements of which the last has values."""
+    with sqlite3.connect(path) as connection:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        connection.execute(statements[-1], values)
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "view"),
+    [
+        (
+            "hocuspocus-sqlite",
+            f"documents AS {ENDLESS} SELECT n AS name, x'0000' AS data FROM t",
+        ),
+        (
+            "hocuspocus-sqlite",
+            f"documents AS {ENDLESS} SELECT 'a' AS name, n AS data FROM t",
+        ),
+        (
+            "hocuspocus-sqlite",
+            "documents AS SELECT 'a' AS name, zeroblob(900000000) AS data",
+        ),
+        (
+            "pycrdt-store",
+            f"yupdates AS {ENDLESS} SELECT 'a' AS path, zeroblob(9000) AS yupdate,"
+            " NULL AS metadata, n AS timestamp FROM t LIMIT 90000",
+        ),
+    ],
+)
+def test_a_table_that_is_a_view_does_not_go_on_for_ever(
+    kind: str, view: str, tmp_path: Path
+) -> None:
+    path = database(tmp_path / "file", f"CREATE VIEW {view}")
+    reasons = []
+    try:
+        reasons += [getattr(one, "reason", "") for one in read(kind, path).values()]
+    except ImportFailed as exc:
+        reasons.append(str(exc))
+    for reason in reasons:
+        assert re.search("more in it than a file of its|too big", reason)
+    assert reasons
+
+
+@pytest.mark.parametrize("name", [None, 5, b"\xff"])
+def test_a_document_whose_name_is_no_text_does_not_stop_the_rest(
+    name: object, tmp_path: Path
+) -> None:
+    path = database(
+        tmp_path / "file",
+        "CREATE TABLE documents (name, data)",
+        "INSERT INTO documents VALUES ('a', x'0000'), (?, x'0000')",
+        values=[name],
+    )
+    assert read("hocuspocus-sqlite", path) == {
+        "a": Found("a", [EMPTY]),
+        str(name): Unreadable(str(name), "its name is not a text"),
+    }
+    command = [sys.executable, "-m", "collab", "import-from", "hocuspocus-sqlite"]
+    command += [str(path), "--database", f"sqlite:///{tmp_path / 'collab.db'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{name}: not imported: its name is not a text" in done.stderr
+    assert "1 documents imported, 0 left as they are." in done.stdout
+
+
+@pytest.mark.parametrize("time", [1e308, -1.0, "now"])
+def test_a_time_that_is_none_is_left_out(time: object, tmp_path: Path) -> None:
+    path = database(
+        tmp_path / "file",
+        "CREATE TABLE yupdates (path, yupdate, metadata, timestamp)",
+        "INSERT INTO yupdates VALUES ('a', x'0000', x'', ?)",
+        values=[time],
+    )
+    assert read("pycrdt-store", path) == {"a": Found("a", [EMPTY])}
+
+
+def test_a_schema_that_is_no_text_is_damaged(tmp_path: Path) -> None:
+    path = database(
+        tmp_path / "file",
+        "CREATE TABLE documents (name, data)",
+        "CREATE INDEX some ON documents (data)",
+    )
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"documents (data)", b"documents (da\xffa)"))
+    with (
+        pytest.raises(ImportFailed, match="its schema is damaged; restore a backup"),
+        KINDS["hocuspocus-sqlite"](path),
+    ):
+        pass
+
+
+def test_what_inflates_beyond_measure_is_not_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collab.importing.INFLATED", 2**20)
+    path = database(
+        tmp_path / "file",
+        "CREATE TABLE yupdates (path, yupdate, metadata, timestamp)",
+        "INSERT INTO yupdates VALUES ('a', ?1, x'', 1.0), ('b', x'0000', x'', 1.0),"
+        " ('a', ?1, x'', 1.0)",
+        values=[zlib.compress(bytes(600_000))],
+    )
+    found = read("pycrdt-store", path)
+    assert isinstance(found["a"], Unreadable)
+    assert found["a"].reason == "its updates have more than 1048576 bytes"
+    assert isinstance(found["b"], Found)
+
+
+def test_clients_who_wait_for_each_other_are_followed_once() -> None:
+    # Each of them begins behind the next, and the last behind nobody. Looking at all
+    # of them for each of them takes minutes.
+    count = 20_000
+    items = [
+        b"\x01" + uint(client) + b"\x00\x84" + uint(client + 1) + b"\x00\x01a"
+        for client in range(1, count + 1)
+    ]
+    state = uint(count) + b"".join(items) + b"\x00"
+    assert apart(state) == [state]
+
+
+@pytest.mark.parametrize("kind", ["hocuspocus-sqlite", "pycrdt-store"])
+def test_a_pipe_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "file")
+    with (
+        pytest.raises(ImportFailed, match="is no file; name another"),
+        KINDS[kind](tmp_path / "file"),
+    ):
+        pass
+
+
+def test_a_key_with_something_behind_the_name_is_none(tmp_path: Path) -> None:
+    writer = Level(random.Random(0), 0.0)
+    key = b"\x00\x05v1_sv\x00\x01a"
+    changes = [Change(key, 1, b"\x00"), Change(key + b"b", 2, b"\x00")]
+    log = writer.log(writer.batches(changes))
+    (tmp_path / "000004.log").write_bytes(log)
+    (tmp_path / "MANIFEST-000002").write_bytes(writer.log([b"\x02\x04"]))
+    (tmp_path / "CURRENT").write_bytes(b"MANIFEST-000002\n")
+    with (
+        pytest.raises(ImportFailed, match="has a key that is not y-leveldb's"),
+        KINDS["y-leveldb"](tmp_path),
+    ):
+        pass
+
+
 # The command.
+
+
+def test_a_name_is_only_letters_on_a_terminal(tmp_path: Path) -> None:
+    path = database(
+        tmp_path / "file",
+        "CREATE TABLE documents (name, data)",
+        "INSERT INTO documents VALUES (?, x'0000'), (?, x'0000')",
+        values=["\x1b[2Ja\nError: all is well", "x" * 5000],
+    )
+    command = [sys.executable, "-m", "collab", "import-from", "hocuspocus-sqlite"]
+    command += [str(path), "--database", f"sqlite:///{tmp_path / 'collab.db'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    first, second, last = done.stderr.splitlines()
+    assert first.startswith(
+        r"\x1b[2Ja\nError: all is well: not imported: document name"
+    )
+    assert second.startswith("x" * 300 + "...: not imported: document name")
+    assert last == "Error: 2 documents could not be imported, 0 only in part."
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -23,6 +23,7 @@ from .common import (
     amount,
     answer,
     as_json,
+    complain,
     history_option,
     on_database,
     progress,
@@ -174,7 +175,7 @@ def import_from(
                 check_name(name)
                 if store.load(name).document_id is not None and not merge:
                     skipped += 1
-                    click.echo(f"{name}: is there already; left as it is", err=True)
+                    complain(name, "is there already; left as it is")
                     continue
                 if dry_run:
                     size = sum(map(len, found.updates))
@@ -186,7 +187,7 @@ def import_from(
                 raise
             except (CollabError, Failure) as exc:
                 failed += 1
-                click.echo(f"{name}: not imported: {exc}", err=True)
+                complain(name, f"not imported: {exc}")
     if not in_json:
         verb = "would be imported" if dry_run else "imported"
         click.echo(f"{imported} documents {verb}, {skipped} left as they are.")
@@ -201,8 +202,8 @@ def _import(store: Store, name: str, updates: Sequence[bytes], in_json: bool) ->
     if in_json:
         say_imported(name, done, in_json)
     for reason in refused:
-        click.echo(f"{name}: an update is left out: {reason}", err=True)
+        complain(name, f"an update is left out: {reason}")
     if done.waiting:
         # It had lost something before. When that arrives, the rest is shown.
-        click.echo(f"{name}: {done.waiting} updates wait for lost ones", err=True)
+        complain(name, f"{done.waiting} updates wait for lost ones")
     return bool(refused or done.waiting)

@@ -15,6 +15,7 @@ import click
 
 from ..errors import CollabError, DatabaseTooNew, DatabaseTooOld, DatabaseUnreachable
 from ..history import Retention
+from ..redaction import escape
 from ..store import Store
 
 T = TypeVar("T")
@@ -23,6 +24,9 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 DATABASE = "sqlite:///collab.db"
 """Where documents are kept unless somebody says otherwise."""
+
+NAME_SHOWN = 300
+"""Letters of a name that are shown. Those that we allow have fewer."""
 
 FAILED = 1
 """The exit code of a command that found damage, or did only a part of its work."""
@@ -49,9 +53,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (DatabaseUnreachable, DatabaseTooNew, DatabaseTooOld) as exc:
-        raise Mistake(str(exc)) from exc
+        raise Mistake(escape(str(exc))) from exc
     except CollabError as exc:
-        raise Failure(str(exc)) from exc
+        raise Failure(escape(str(exc))) from exc
 
 
 def on_database(command: Callable[..., T]) -> Callable[..., T]:
@@ -85,6 +89,12 @@ def as_json(command: Callable[..., T]) -> Callable[..., T]:
 def answer(value: object) -> None:
     """Print a line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def complain(name: str, what: object) -> None:
+    """Say what is wrong with a document, whose name may be anything, in a line."""
+    shown = name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}..."
+    click.echo(escape(f"{shown}: {what}"), err=True)
 
 
 def moment(at: int | None) -> str | None:
