@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 from weakref import ref
 
 from httptools import HttpParserUpgrade
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from websockets.exceptions import InvalidHeader
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
@@ -132,6 +135,9 @@ class Http(HttpToolsProtocol):
     _awaiting: asyncio.TimerHandle | None = None
     """Until when it must be here, or at least more of its body."""
 
+    _before: Sequence[RequestResponseCycle] = ()
+    """Requests before the last one that are not answered yet."""
+
     stopping: Callable[[], object] | None = None
     """Called when the server stops, by whom a response is under way that takes long."""
 
@@ -142,6 +148,11 @@ class Http(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
         super().connection_lost(exc)
+        # uvicorn tells it only to the last one. A stream before it would go on.
+        for cycle in self._before:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._before = ()
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived."""
@@ -156,13 +167,32 @@ class Http(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request."""
-        self.transport.write(NO_REQUEST)
+        self._refuse(NO_REQUEST)
+
+    def _refuse(self, response: bytes) -> None:
+        """Say why, unless that would stand within another response; and be gone."""
+        cycle = self.cycle
+        if cycle is None:
+            free = True
+        elif cycle.response_complete:
+            free = not cycle.more_body  # Else what is refused was answered already.
+        else:
+            free = not (cycle.response_started or self.pipeline)
+        if free:
+            self.transport.write(response)
         self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         # Weak: they would refer to each other.
         self.scope["extensions"] = {EXTENSION: ref(self)}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        before = [cycle for cycle in self._before if not cycle.response_complete]
+        if self.cycle is not None and not self.cycle.response_complete:
+            before.append(self.cycle)
+        self._before = before
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
@@ -171,9 +201,7 @@ class Http(HttpToolsProtocol):
         if self._body_size <= self.limits.body_size:
             super().on_body(body)
         elif not self.transport.is_closing():
-            if self.cycle is not None and not self.cycle.response_started:
-                self.transport.write(TOO_LARGE)
-            self.transport.close()
+            self._refuse(TOO_LARGE)
 
     def on_message_complete(self) -> None:
         self._unfinished = self._body_size = 0
@@ -212,6 +240,10 @@ class Http(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and what has arrived of it."""
         self._request_is_here()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # What is still to be answered would stand between the frames.
+            self.transport.close()
+            return
         super().handle_websocket_upgrade()
         del self.parser  # They refer to each other: let both go at once.
         upgrade = sys.exception()

@@ -56,6 +56,9 @@ SAVING = 20.0
 LONGEST = 25
 """Seconds that a poll waits for something new, unless it wants less."""
 
+WAITS = frozenset(map(str, range(1, LONGEST + 1)))
+"""As they are spelled."""
+
 LIFETIME = 300.0
 """Seconds after which a stream is complete. A client that died without a word has left
 by then, and its access was decided anew."""
@@ -433,7 +436,7 @@ class Polling:
         self, request: Request, caller: Caller, body: bytes
     ) -> Response | _Stream:
         wait = request.query_params.get("wait", str(LONGEST))
-        if not (wait.isascii() and wait.isdecimal() and 1 <= int(wait[:9]) <= LONGEST):
+        if wait not in WAITS:
             raise BadRequest(f"`wait` is a number of seconds from 1 to {LONGEST}.")
         opened = await self._check(body)
         return _Poll(self.hub, caller, body, opened, int(wait))

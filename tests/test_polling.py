@@ -650,6 +650,53 @@ async def test_a_body_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_who_hangs_up_is_gone_although_a_request_waits_behind(
+    server: Serving,
+) -> None:
+    body = head() + on(1, opening()) + on(1, presence(7, 1))
+    async with listening(server.port, "stream", head(), on(1, opening())) as stream:
+        await stream.until("Synced")
+        for _ in range(2):
+            stream.writer.write(request("/api/sync/push", len(body)) + body)
+        await stream.writer.drain()
+        stream.hang_up()
+        # While requests wait nothing is read: it is noticed when something is written.
+        async with asyncio.timeout(PATIENCE):
+            for clock in itertools.count(1):
+                said = on(1, opening(), presence(9, clock))
+                await post(server.port, "push", head(OTHER), said)
+                if not len(server.hub.rooms["d"]):
+                    break
+                await asyncio.sleep(0.01)
+
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: collab.v1\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("behind", [UPGRADE, b"no request\r\n\r\n"])
+async def test_nothing_stands_within_the_response_to_another_request(
+    server: Serving, behind: bytes
+) -> None:
+    async with listening(server.port, "stream", head(), on(1, opening())) as stream:
+        await stream.until("Synced")
+        stream.writer.write(behind)
+        assert await stream.reader.read() == b""
+
+
+async def test_no_websocket_begins_before_a_request_is_answered(
+    server: Serving,
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    body = head() + on(1, opening(), edit(1, FIRST))
+    writer.write(request("/api/sync/push", len(body)) + body + UPGRADE)
+    assert b"101" not in await reader.read()
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("path", "options", "status", "sentence"),
     [
@@ -658,6 +705,8 @@ async def test_a_body_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         ("poll?wait=0", {}, 400, "from 1 to 25"),
         ("poll?wait=26", {}, 400, "from 1 to 25"),
         ("poll?wait=soon", {}, 400, "from 1 to 25"),
+        ("poll?wait=000000025999", {}, 400, "from 1 to 25"),
+        ("poll?wait=000000001" + "0" * 5000, {}, 400, "from 1 to 25"),
         ("pull", {}, 404, "push, stream, events, poll"),
         ("push", {"method": "GET"}, 405, ""),
     ],
