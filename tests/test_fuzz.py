@@ -32,6 +32,8 @@ from tests.fuzz import (
 )
 from tests.fuzz.documents import Documents, Judge
 from tests.fuzz.grammar import Grammar
+from tests.fuzz.imports import bounded, check_sentence
+from tests.fuzz.requests import check_answer, read_answer
 from tests.fuzz.rooms import Honest, read_frames
 from tests.fuzz.worker import TARGETS, open_target
 from tests.peers import insert
@@ -44,7 +46,10 @@ CASES = {
     "documents": 150,
     "sockets": 60,
     "rooms": 60,
+    "requests": 60,
     "server": 40,
+    "leveldb": 100,
+    "databases": 100,
 }
 
 Open = Callable[[str], Target]
@@ -160,3 +165,38 @@ def test_an_honest_client_that_is_sent_two_messages_at_once_is_a_finding() -> No
     client.take = lambda: [b"\x01\x01\x00\x01\x01\x00"]  # type: ignore[method-assign]
     with pytest.raises(Finding, match="two messages"):
         client.hear()
+
+
+SAFE = b"x-content-type-options: nosniff\r\n"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"HTTP/1.1 500 Internal Server Error\r\n" + SAFE + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
+        b"\x82\x00HTTP/1.1 200 OK\r\n" + SAFE + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + SAFE + b"content-length: 5\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\n"
+        + SAFE
+        + b"transfer-encoding: chunked\r\n\r\n9\r\nab\r\n0\r\n\r\n",
+    ],
+)
+def test_a_response_that_blames_us_or_is_none_is_a_finding(written: bytes) -> None:
+    with pytest.raises(Finding):  # noqa: PT012
+        answer, _ = read_answer(written)
+        assert answer is not None
+        check_answer(answer)
+
+
+def test_files_that_take_more_than_they_have_are_a_finding() -> None:
+    with pytest.raises(Finding, match="4 bytes take more"), bounded(1, 4):
+        bytearray(2**40)
+    with pytest.raises(Slow, match="1 files of 4 bytes took"), bounded(1, 4):
+        sum(range(20_000_000))
+
+
+def test_a_sentence_that_does_something_to_a_terminal_is_a_finding() -> None:
+    with pytest.raises(Finding):
+        check_sentence("a\x1b[2J")

@@ -8,6 +8,7 @@ strictly, given to Yjs, and their edits must be saved all the while.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import tempfile
 from abc import ABC, abstractmethod
@@ -95,8 +96,8 @@ class Pipe:
 class Peer:
     """A client of a hub, and what it was sent."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        self.pipe = Pipe()
+    def __init__(self, config: uvicorn.Config, pipe: Pipe | None = None) -> None:
+        self.pipe = pipe or Pipe()
         state = ServerState()
         http = http_class(Limits())(config, state, {})
         self.pipe.set_protocol(http)
@@ -256,6 +257,27 @@ def make_bytes(chance: random.Random) -> Case:
     return case
 
 
+class Log(logging.Handler):
+    """What is logged as an error, of ours or of uvicorn."""
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self.failures = failures
+        self.loggers = [logging.getLogger(name) for name in ("collab", "uvicorn")]
+        for logger in self.loggers:
+            logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note it."""
+        self.failures.append(f"logged: {self.format(record)[-1000:]}")
+
+    def close(self) -> None:
+        """Hear no more."""
+        for logger in self.loggers:
+            logger.removeHandler(self)
+        super().close()
+
+
 class Hall(ABC):
     """A hub and who is honest in it."""
 
@@ -279,6 +301,7 @@ class Hall(ABC):
         )
         self.config.load()
         self.failures: list[str] = []
+        self.log = Log(self.failures)
         self.runner.run(self._begin())
 
     async def _begin(self) -> None:
@@ -315,7 +338,7 @@ class Hall(ABC):
         # What they said is taken before they are gone.
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE
-        while len(self.hub.rooms[name]) > 1:
+        while self._present(name):
             if loop.time() > until:
                 raise Finding("a stranger never leaves")
             await asyncio.sleep(0.001)
@@ -330,6 +353,10 @@ class Hall(ABC):
             honest.leave()
         return answered
 
+    def _present(self, name: str) -> bool:
+        """Whether a stranger is still in the room."""
+        return len(self.hub.rooms[name]) > 1
+
     @abstractmethod
     async def _speak(self, case: Case, name: str, peers: dict[int, Peer]) -> int:
         """Say what the case has to say; return how much of it was answered."""
@@ -340,6 +367,7 @@ class Hall(ABC):
         self.judge.ask(watch.relayed, watch.presence, newcomer.relayed)
 
     def _close(self) -> None:
+        self.log.close()
         self.runner.run(self.collab.__aexit__(None, None, None))
         self.folder.cleanup()
 
@@ -391,6 +419,7 @@ class Sockets(Hall):
                 await asyncio.sleep(0)
             answered += len(peer.take())
         for peer in peers.values():
-            if not peer.pipe.closed:
+            # Whose reading is paused is not told either that there is no more.
+            if peer.pipe.reading and not peer.pipe.closed:
                 peer.pipe.protocol.eof_received()
         return answered

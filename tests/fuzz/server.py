@@ -18,6 +18,7 @@ from time import monotonic
 from tests import servers
 from tests.fuzz import Case, Finding
 from tests.fuzz.documents import Judge, load
+from tests.fuzz.requests import make_requests
 from tests.fuzz.rooms import NAME, NATIVE, REQUEST, make_bytes, make_messages
 from tests.peers import BINARY, Editor, Raw, frame, read_data, step1
 
@@ -73,9 +74,11 @@ class Serving:
 
     def make(self, chance: random.Random) -> Case:
         """Messages of strangers 0 to 2, or raw bytes of others."""
-        if chance.random() < 0.5:
+        kind = chance.random()
+        if kind < 0.4:
             return make_messages(chance)
-        return [(who + 3, said) for who, said in make_bytes(chance)]
+        make = make_bytes if kind < 0.7 else make_requests
+        return [(who + 3, said) for who, said in make(chance)]
 
     def run(self, case: Case) -> int:
         self.cases += 1
