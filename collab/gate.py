@@ -436,23 +436,22 @@ class Gate:
             known = self.clocks.get(client, 0)
             if parsed.ranges[client][-1] <= known:
                 continue
+            trail = parsed.trails[client]
             first = max(0, bisect_right(starts[client], known) - 1)
-            if starts[client][first] < known:
+            continued = first if starts[client][first] < known else -1
+            if continued == first:
                 # What is new continues what is known, and so is where that is.
                 before = self.place(client, known - 1)
                 if before == _COLLECTED:
                     own[first] = before
-                elif (
-                    own[first] != before
-                    and parsed.trails[client][first * STRIDE + 1] != GONE
-                ):
+                elif own[first] != before and trail[first * STRIDE + 1] != GONE:
                     raise UpdateRejected("between-two-places")
-            trail = parsed.trails[client]
             for index, place in enumerate(own):
                 if index % SLICE == SLICE - 1:
                     yield
                 at = index * STRIDE
-                if trail[at + 1] & 3 != ORIGIN | RIGHT or place < 0:
+                how = trail[at + 1] | (ORIGIN if index == continued else 0)
+                if how & 3 != ORIGIN | RIGHT or place < 0:
                     continue
                 right, clock = trail[at + 4], trail[at + 5]
                 if clock < self.clocks.get(right, 0):

@@ -247,6 +247,9 @@ def test_what_is_at_a_root_is_not_beside_what_is_collected() -> None:
     assert kind(before, *history) == "between-two-places"
     behind = hexed("01 01 05 01 c4 06 00 05 00 01 62 00")
     assert kind(behind, *history) == "between-two-places"
+    # Nor is the rest of something of which the beginning is known as collected.
+    rest = hexed("01 01 06 00 41 05 00 02 00")
+    assert kind(rest, *history) == "between-two-places"
 
 
 def test_what_continues_something_known_is_where_that_is() -> None:
