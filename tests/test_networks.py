@@ -124,6 +124,10 @@ def test_no_fault_of_a_network_loses_or_doubles_an_edit(
                 lambda name=name: all(one.saved for one in of(people, name)),  # type: ignore[misc]
                 f"{name} is saved",
             )
+        until(
+            lambda: sum(bool(one.gaps) for one in of(people, "impatient")) == 2,
+            "nothing was heard for too long",
+        )
         for name in GIVEN_UP:
             cut = [one for one in of(people, name) if not one.synced]
             assert len(cut) == 2
