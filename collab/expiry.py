@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from heapq import heappop, heappush
-from math import ceil, inf
+from math import ceil, floor, inf
 from typing import Protocol
 
 logger = logging.getLogger("collab.expiry")
@@ -45,7 +45,8 @@ class Expiry:
         self.forget(holder)
         if expires_at is not None and expires_at < inf:
             left = max(0.0, expires_at - now)
-            self._enter(holder, expires_at - min(NOTICE, left / 2), expires_at)
+            # Rather early: there is one turn a second, and the answer takes a while.
+            self._enter(holder, floor(expires_at - min(NOTICE, left / 2)), expires_at)
 
     def forget(self, holder: Holder) -> None:
         """Let somebody go."""

@@ -50,6 +50,16 @@ def test_who_has_less_time_is_reminded_at_half_of_it() -> None:
     assert guest.reminded == [10.0]
 
 
+def test_whenever_the_turns_are_there_is_time_to_answer() -> None:
+    for begin in range(0, 1000, 50):
+        for phase in range(0, 1000, 50):
+            expiry, guest = Expiry(), Guest()
+            expiry.keep(guest, 4.0, now=begin / 1000)  # As tokens end: on a second.
+            for turn in range(4):
+                expiry.turn(turn + phase / 1000)
+            assert guest.reminded[0] > 1, (begin, phase)
+
+
 def test_who_renews_stays_and_is_asked_again() -> None:
     expiry, guest = Expiry(), Guest()
     expiry.keep(guest, 1000.0, now=0.0)
