@@ -62,7 +62,9 @@ class Follower:
                 if not whole:
                     # Else it would be without these for as long as it is open.
                     room.broken = True
-                    self._rebuild(room, f"row {after + 1} is gone", logging.INFO)
+                    self._rebuild(
+                        room, f"what came behind {after} is partly gone", logging.INFO
+                    )
                     return
                 if not rows:
                     return

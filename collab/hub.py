@@ -333,7 +333,8 @@ class Hub:
             while True:
                 await self.journal.flush_room(room)
                 stored, document = await self._opener.open(room.name)
-                if stored.document_id != room.document_id is not None:
+                known = room.document_id
+                if known is not None and stored.document_id != known:
                     self._evict(room)  # There is another one under its name.
                     return
                 news = await take_turns(room.document.unseen_steps(document))

@@ -1,4 +1,4 @@
-"""What every test shares: one event loop, database servers, no clock on examples."""
+"""What tests share: one event loop, servers of others, browsers, unhurried examples."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 from collab.store import Store
 from tests import stores
 from tests.databases import DatabaseServer, MariaDB, Postgres, ServerMissing
+from tests.nginx import Nginx, StartNginx
+from tests.pages import browsing
 from tests.stores import KINDS
+from tests.tabs import serving_page
 
 # A busy machine is slow, not wrong. The blob reproduces a failure elsewhere.
 settings.register_profile("collab", deadline=None, print_blob=True)
@@ -29,10 +33,12 @@ def anyio_backend() -> str:
 
 StartServer = Callable[..., DatabaseServer]
 
+Started = TypeVar("Started")
 
-def start(kind: type[DatabaseServer], **options: Any) -> DatabaseServer:
+
+def start(kind: Callable[..., Started], *arguments: Any, **options: Any) -> Started:
     try:
-        return kind(**options)
+        return kind(*arguments, **options)
     except ServerMissing as exc:
         pytest.skip(str(exc))
 
@@ -59,6 +65,27 @@ def start_server() -> Iterator[StartServer]:
     """
     with ExitStack() as stack:
         yield lambda kind, **options: stack.enter_context(start(kind, **options))
+
+
+@pytest.fixture
+def start_nginx(tmp_path: Path) -> Iterator[StartNginx]:
+    """Start nginx with a configuration."""
+    with ExitStack() as stack:
+        yield lambda sites: stack.enter_context(start(Nginx, tmp_path, sites))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, as people have it."""
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the page is that opens a document with the npm package."""
+    with serving_page(tmp_path_factory.mktemp("page")) as site:
+        yield site
 
 
 @pytest.fixture(params=KINDS)

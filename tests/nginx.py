@@ -15,10 +15,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from scripts.proxies import NGINX
 from tests.databases import ServerMissing, free_port
@@ -168,3 +169,7 @@ class Nginx:
     def _end(self) -> None:
         self.process.terminate()
         self.process.wait()
+
+
+StartNginx: TypeAlias = Callable[[str], Nginx]
+"""Starts it with a configuration."""

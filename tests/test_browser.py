@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, expect
 from tests.applications import EXAMPLE
 from tests.applications import running as embedded
 from tests.interop import Client, Clients, until
-from tests.pages import Visit, Visitor, browsing, ensure_demo, visiting
+from tests.pages import Visit, Visitor, ensure_demo, visiting
 from tests.peers import enter, presence
 from tests.proxy import Proxy
 from tests.servers import Server, running
@@ -33,12 +33,6 @@ STAYED = {"connecting", "loading", "online"}
 """What the page says of a connection that was never lost."""
 
 DOOR = "tests.interop.door:authorize"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,27 +12,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog
 
 from tests.gateway import Gateway
-from tests.pages import PATIENCE, browsing
+from tests.pages import PATIENCE
 from tests.proxy import Proxy
 from tests.servers import Server, running
-from tests.tabs import Tab, serving_page
+from tests.tabs import Tab
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the page is that opens a document."""
-    with serving_page(tmp_path_factory.mktemp("page")) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.interop import until
 from tests.node import BIN, ensure_modules, environment
-from tests.pages import Visit, Visitor, browsing, visiting
+from tests.pages import Visit, Visitor, visiting
 from tests.servers import Server, running
 
 # One browser is enough for a machine.
@@ -168,12 +168,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(command, cwd=SOURCE, env=environment(), check=True, stdout=2)
     with files(built) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -24,13 +23,12 @@ from playwright.sync_api import Browser, Page
 
 from collab import Limits
 from tests import nginx, servers
-from tests.databases import ServerMissing
 from tests.gateway import Gateway
-from tests.nginx import Nginx
-from tests.pages import PATIENCE, browsing, launch
+from tests.nginx import StartNginx
+from tests.pages import PATIENCE, launch
 from tests.proxy import Proxy
 from tests.servers import Serving
-from tests.tabs import Writer, advance, begin, meet, serving_page, sleeping
+from tests.tabs import Writer, advance, begin, meet, sleeping
 from tests.typists import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -50,18 +48,6 @@ def new_page(browser: Browser) -> Page:
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
     return context.new_page()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving_page(tmp_path_factory.mktemp("page")) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -145,23 +131,6 @@ def come(pages: Pages, site: str, database: str, seed: int) -> Iterator[Come]:
     yield come
     for writer in writers:
         writer.leave()
-
-
-Start = Callable[[str], Nginx]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start nginx with a configuration."""
-    with ExitStack() as stack:
-
-        def start(sites: str) -> Nginx:
-            try:
-                return stack.enter_context(Nginx(tmp_path, sites))
-            except ServerMissing as exc:
-                pytest.skip(str(exc))
-
-        yield start
 
 
 Everybody = Callable[[int], list[Writer]]
@@ -261,9 +230,9 @@ def test_connections_that_are_idle_are_kept(
 
 
 def test_the_documented_configuration_of_nginx_passes_everything_on(
-    everybody: Everybody, start: Start, server: Serving, database: str
+    everybody: Everybody, start_nginx: StartNginx, server: Serving, database: str
 ) -> None:
-    proxy = start(nginx.documented(server.port))
+    proxy = start_nginx(nginx.documented(server.port))
     writers = everybody(proxy.port)
     advance(writers)
     begin(writers, 100)

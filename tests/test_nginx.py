@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
@@ -13,30 +13,14 @@ from anyio.from_thread import start_blocking_portal
 
 from collab import Limits
 from tests import nginx, servers
-from tests.databases import DatabaseServer, ServerMissing
-from tests.nginx import Nginx
+from tests.databases import DatabaseServer
+from tests.nginx import StartNginx
 from tests.people import People, settle
 from tests.proxy import Proxy
 from tests.servers import Server, Serving
 from tests.typists import until
 
 pytestmark = pytest.mark.slow
-
-Start = Callable[[str], Nginx]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start nginx with a configuration."""
-    with ExitStack() as stack:
-
-        def start(sites: str) -> Nginx:
-            try:
-                return stack.enter_context(Nginx(tmp_path, sites))
-            except ServerMissing as exc:
-                pytest.skip(str(exc))
-
-        yield start
 
 
 @pytest.fixture
@@ -63,7 +47,7 @@ def beating(folder: Path, heartbeat: int) -> Iterator[Serving]:
 
 
 def test_the_documented_configuration_hands_clients_over(
-    start: Start, tmp_path: Path, postgres: DatabaseServer
+    start_nginx: StartNginx, tmp_path: Path, postgres: DatabaseServer
 ) -> None:
     database = postgres.create_database()
     with ExitStack() as stack:
@@ -72,7 +56,7 @@ def test_the_documented_configuration_hands_clients_over(
             (tmp_path / name).mkdir()
             running = servers.running(tmp_path / name, database=database)
             pair.append(stack.enter_context(running))
-        proxy = start(nginx.documented(*(server.port for server in pair)))
+        proxy = start_nginx(nginx.documented(*(server.port for server in pair)))
         people = stack.enter_context(People())
         people.come(f"ws://127.0.0.1:{proxy.port}/ws", ["doc"] * 10, pause=500)
         people.do("synced")
@@ -90,17 +74,20 @@ def test_the_documented_configuration_hands_clients_over(
 
 
 def test_tls_may_end_there(
-    start: Start, server: Server, people: People, certificate: tuple[Path, Path]
+    start_nginx: StartNginx,
+    server: Server,
+    people: People,
+    certificate: tuple[Path, Path],
 ) -> None:
-    proxy = start(nginx.encrypted(nginx.documented(server.port), certificate))
+    proxy = start_nginx(nginx.encrypted(nginx.documented(server.port), certificate))
     people.come(f"wss://127.0.0.1:{proxy.port}/ws", ["doc", "doc"], before=2)
     settle([people], server.database_url)
 
 
 def test_a_network_without_upgrades_saves_nothing_and_says_so(
-    start: Start, server: Server, people: People
+    start_nginx: StartNginx, server: Server, people: People
 ) -> None:
-    proxy = start(nginx.refusing(server.port))
+    proxy = start_nginx(nginx.refusing(server.port))
     people.come(f"ws://127.0.0.1:{proxy.port}/ws", ["doc", "doc"], before=2, wait=0)
     people.do("status", "waiting")
     assert not any(report.saved for report in people.reports())
@@ -120,10 +107,10 @@ def test_a_network_without_upgrades_saves_nothing_and_says_so(
 
 @pytest.mark.parametrize(("heartbeat", "stays"), [(1, True), (60, False)])
 def test_it_cuts_who_is_silent(
-    start: Start, tmp_path: Path, people: People, heartbeat: int, stays: bool
+    start_nginx: StartNginx, tmp_path: Path, people: People, heartbeat: int, stays: bool
 ) -> None:
     with beating(tmp_path, heartbeat) as server:
-        proxy = start(nginx.impatient(server.port, seconds=3))
+        proxy = start_nginx(nginx.impatient(server.port, seconds=3))
         people.come(f"ws://127.0.0.1:{proxy.port}/ws", ["doc", "doc"], before=2, wait=0)
         people.do("saved")
         began = monotonic()
@@ -138,11 +125,11 @@ def test_it_cuts_who_is_silent(
 
 
 def test_the_usual_heartbeat_outlives_thirty_seconds_of_silence(
-    start: Start, server: Server, people: People
+    start_nginx: StartNginx, server: Server, people: People
 ) -> None:
     with Proxy(server.port) as cutting:
         cutting.cut_idle(30)
-        proxy = start(nginx.impatient(server.port, seconds=30))
+        proxy = start_nginx(nginx.impatient(server.port, seconds=30))
         for port in (cutting.port, proxy.port):
             people.come(f"ws://127.0.0.1:{port}/ws", ["doc"], before=2)
         people.do("saved")

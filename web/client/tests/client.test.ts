@@ -7,7 +7,7 @@ import { backOff, CAP, FLOOR, readCode } from "../src/retry.js";
 import * as encoding from "lib0/encoding";
 import * as Y from "yjs";
 import { Server } from "./server.js";
-import { connect, createRandom, openDocument, pass, read, textOf, type, useVirtualTime } from "./world.js";
+import { advise, connect, createRandom, openDocument, pass, read, textOf, type, useVirtualTime } from "./world.js";
 
 useVirtualTime();
 
@@ -26,13 +26,6 @@ function watchAttempts(server: Server): number[] {
 function show(state: "visible" | "hidden"): void {
   vi.spyOn(document, "visibilityState", "get").mockReturnValue(state);
   document.dispatchEvent(new Event("visibilitychange"));
-}
-
-function advise(server: Server, after: number, window: number): void {
-  server.line.send(0, 2, (to) => {
-    encoding.writeVarUint(to, after);
-    encoding.writeVarUint(to, window);
-  });
 }
 
 describe("back-off", () => {
@@ -301,7 +294,7 @@ describe("advice to reconnect", () => {
     for (const random of [0, 0.25, 0.5, 0.999]) {
       const server = new Server();
       await openDocument(server, "doc", { client: { random: () => random } });
-      advise(server, 1_000, 10_000);
+      advise(server.line, 1_000, 10_000);
       const start = Date.now() + server.latency;
       server.onLine = () => moments.push(Date.now() - start);
       await pass(20_000);
@@ -321,7 +314,7 @@ describe("advice to reconnect", () => {
     }
     client.on("status", (status) => seen.push(status));
     server.latency = 100;
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     await pass(250);
     expect(server.lines.length).toBe(2);
     // Nothing of the new one has arrived: the old one serves.
@@ -350,11 +343,8 @@ describe("advice to reconnect", () => {
     one.on("saved", (saved) => {
       if (saved && textOf(server.room("doc").disk).toString() !== read(one)) lies.push(read(one));
     });
-    advise(server, 0, 100);
-    server.lines[0]!.send(0, 2, (to) => {
-      encoding.writeVarUint(to, 0);
-      encoding.writeVarUint(to, 100);
-    });
+    advise(server.line, 0, 100);
+    advise(server.lines[0]!, 0, 100);
     for (let letter = 0; letter < 100; letter += 1) {
       type(one, String(letter % 10));
       await pass(7);
@@ -377,7 +367,7 @@ describe("advice to reconnect", () => {
         removed.push(...change.removed);
       });
     }
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     await pass(2_000);
     expect(two.synced).toBe(true);
     expect(server.lines.length).toBe(3);
@@ -391,7 +381,7 @@ describe("advice to reconnect", () => {
     const document = await openDocument(server);
     const seen: unknown[] = [];
     document.on("status", (status) => seen.push(status));
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     server.mode = "down";
     await pass(3_000);
     expect(server.lines.length).toBeGreaterThan(2);
@@ -422,7 +412,7 @@ describe("advice to reconnect", () => {
         line.end(1006);
       }, 45);
     };
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     await pass(300);
     expect(server.lines.map(({ over }) => over)).toEqual([false, true]);
     expect([document.saved, document.unsaved]).toEqual([true, 0]);
@@ -433,7 +423,7 @@ describe("advice to reconnect", () => {
     const document = await openDocument(server);
     type(document, "a");
     await pass(100);
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     server.latency = 100;
     await pass(250);
     server.lines[0]!.end(1012);
@@ -451,7 +441,7 @@ describe("advice to reconnect", () => {
     const [one, two] = ["a", "b"].map((name) => new CollabDocument(client, name));
     await pass(100);
     server.room("a").closing = 4403;
-    advise(server, 0, 0);
+    advise(server.line, 0, 0);
     await pass(2_000);
     expect(server.lines[0]!.closed?.code).toBe(1000);
     expect(one!.status).toBe("closed");
@@ -624,7 +614,7 @@ describe("an application that acts when it is told", () => {
       server.onLine = () => {
         for (const name of ["a", "b"]) server.room(name).writable = false;
       };
-      advise(server, 0, 0);
+      advise(server.line, 0, 0);
       await pass(1_000);
       expect(client.status).toBe(act === "open" ? "connected" : "disconnected");
       const places = ["a", "b", "c"].map((name) => server.room(name).places.size);

@@ -6,6 +6,7 @@ import { CollabDocument, type Token } from "../src/index.js";
 import { GRACE } from "../src/presence.js";
 import { Server } from "./server.js";
 import {
+  advise,
   connect,
   openDocument,
   pass,
@@ -629,9 +630,7 @@ describe("tokens", () => {
     const client = connect(server, { token: "a" });
     new CollabDocument(client, "doc");
     await pass(100);
-    server.line.send(0, 2, (to) => {
-      for (const number of [0, 0]) encoding.writeVarUint(to, number);
-    });
+    advise(server.line, 0, 0);
     await pass(36);
     expect(server.lines.length).toBe(2);
     client.setToken("b");
@@ -777,9 +776,7 @@ describe("messages", () => {
     await pass(100);
     const got: number[] = [];
     two.on("message", ([number]) => got.push(number!));
-    server.line.send(0, 2, (to) => {
-      for (const number of [0, 0]) encoding.writeVarUint(to, number);
-    });
+    advise(server.line, 0, 0);
     await pass(100);
     expect(server.lines[1]!.over).toBe(false);
     one.send(new Uint8Array([1]));

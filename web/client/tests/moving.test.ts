@@ -11,11 +11,10 @@
  */
 
 import { expect, it } from "vitest";
-import * as encoding from "lib0/encoding";
 import * as Y from "yjs";
 import { CollabClient, CollabDocument, type Transport } from "../src/index.js";
 import { Server } from "./server.js";
-import { connect, covers, createRandom, pass, textOf, useVirtualTime } from "./world.js";
+import { advise, connect, covers, createRandom, disturb, pass, textOf, useVirtualTime } from "./world.js";
 
 useVirtualTime();
 
@@ -82,49 +81,15 @@ it.each(seeds)("nothing is lost, and nothing claimed that isn't so: seed %i", as
   const act = (): string => {
     const server = one(servers);
     const { client, document } = one(writers);
-    const text = textOf(document.doc);
-    const line = one(server.lines);
     switch (pick(16)) {
       case 0:
       case 1:
-      case 2:
-      case 3: {
-        const letters = String.fromCharCode(97 + pick(26)).repeat(1 + pick(5));
-        text.insert(pick(text.length + 1), letters);
-        return "insert";
-      }
-      case 4:
-        if (text.length > 0) text.delete(pick(text.length), 1);
-        return "delete";
-      case 5:
-        server.commits = random() < 0.6;
-        return `commits ${server.commits}`;
-      case 6:
-        server.commit();
-        return "commit";
-      case 7:
-        server.crash();
-        return "crash";
-      case 8:
-        if (line !== undefined) line.budget = line.sent + pick(300);
-        return "cut soon";
-      case 9:
-        if (line !== undefined) line.dead = true;
-        return "dead";
-      case 10:
-        server.mode = one(["up", "up", "up", "down", "silent"] as const);
-        return server.mode;
-      case 11:
-      case 12:
         for (const line of server.lines) {
           if (!line.isOpen || line.over || random() < 0.3) continue;
-          line.send(0, 2, (to) => {
-            encoding.writeVarUint(to, pick(300));
-            encoding.writeVarUint(to, pick(300));
-          });
+          advise(line, pick(300), pick(300));
         }
         return "advise";
-      case 13: {
+      case 2: {
         const at = pick(writers.length);
         const before = writers[at]!;
         const after = open(before.client, before.document.name, before);
@@ -132,13 +97,15 @@ it.each(seeds)("nothing is lost, and nothing claimed that isn't so: seed %i", as
         writers[at] = after;
         return "close and open";
       }
-      case 14:
+      case 3:
         client.setToken(token);
         return "token";
-      default:
+      case 4:
         if (random() < 0.5) client.disconnect();
         else client.connect();
         return "connect or disconnect";
+      default:
+        return disturb(server, textOf(document.doc), random);
     }
   };
 

@@ -87,7 +87,8 @@ describe("what is kept in the browser", () => {
     expect((await load(server)).saved).toBe(true);
   });
 
-  it("is not saved if only deletions are not", async () => {
+  /** Delete a letter of "abc" offline, and leave: it is only kept here. */
+  async function leaveDeletion(): Promise<Server> {
     const server = new Server();
     server.edit("doc", (doc) => textOf(doc).insert(0, "abc"));
     const first = await load(server);
@@ -97,6 +98,11 @@ describe("what is kept in the browser", () => {
     await pass(50);
     first.destroy();
     await pass(50);
+    return server;
+  }
+
+  it("is not saved if only deletions are not", async () => {
+    const server = await leaveDeletion();
     server.mode = "up";
     const second = await load(server);
     await pass(200);
@@ -105,15 +111,7 @@ describe("what is kept in the browser", () => {
   });
 
   it("is not saved if the application fails while it is loaded", async () => {
-    const server = new Server();
-    server.edit("doc", (doc) => textOf(doc).insert(0, "abc"));
-    const first = await load(server);
-    server.mode = "down";
-    server.crash();
-    textOf(first.doc).delete(0, 1);
-    await pass(50);
-    first.destroy();
-    await pass(50);
+    const server = await leaveDeletion();
     const doc = new Y.Doc();
     textOf(doc).observe(() => {
       throw new Error("ours");

@@ -13,7 +13,7 @@ import * as encoding from "lib0/encoding";
 import * as Y from "yjs";
 import { CollabDocument } from "../src/index.js";
 import { Server } from "./server.js";
-import { connect, covers, createRandom, pass, textOf, useVirtualTime } from "./world.js";
+import { advise, connect, covers, createRandom, disturb, pass, textOf, useVirtualTime } from "./world.js";
 
 useVirtualTime();
 
@@ -54,53 +54,16 @@ it.each(seeds)("never lies: seed %i", async (seed) => {
 
   const act = (): string => {
     const { document } = writers[pick(writers.length)]!;
-    const text = textOf(document.doc);
     switch (pick(15)) {
       case 0:
-      case 1:
-      case 2:
-      case 3:
-        text.insert(pick(text.length + 1), String.fromCharCode(97 + pick(26)).repeat(1 + pick(5)));
-        return "insert";
-      case 4:
-        if (text.length > 0) text.delete(pick(text.length), 1);
-        return "delete";
-      case 5:
-        server.commits = random() < 0.5;
-        return `commits ${server.commits}`;
-      case 6:
-        server.commit();
-        return "commit";
-      case 7:
-        server.crash();
-        return "crash";
-      case 8: {
-        const line = server.lines[pick(server.lines.length)];
-        if (line !== undefined) line.budget = line.sent + pick(200);
-        return "cut soon";
-      }
-      case 9: {
-        const line = server.lines[pick(server.lines.length)];
-        if (line !== undefined) line.dead = true;
-        return "dead";
-      }
-      case 10:
         server.mute = random() < 0.3;
         return `mute ${server.mute}`;
-      case 11:
-        server.mode = (["up", "up", "up", "down", "silent"] as const)[pick(5)]!;
-        return server.mode;
-      case 12: {
+      case 1: {
         const line = server.lines[pick(server.lines.length)];
-        if (line?.isOpen && !line.over) {
-          line.send(0, 2, (to) => {
-            encoding.writeVarUint(to, pick(500));
-            encoding.writeVarUint(to, pick(500));
-          });
-        }
+        if (line?.isOpen && !line.over) advise(line, pick(500), pick(500));
         return "advise";
       }
-      case 13: {
+      case 2: {
         const room = server.room("doc");
         room.writable = !room.writable;
         // Edits may be on their way, and are refused.
@@ -109,9 +72,11 @@ it.each(seeds)("never lies: seed %i", async (seed) => {
         }
         return `writable ${room.writable}`;
       }
-      default:
+      case 3:
         server.room("doc").epoch = `e${pick(3)}`;
         return "another epoch";
+      default:
+        return disturb(server, textOf(document.doc), random);
     }
   };
 
